@@ -65,9 +65,7 @@ class FileRejectedError(NanolabError):
         return _rejected, (self.cause, self.message, self.line, self.text, self.advice)
 
 
-def _rejected(
-    cause: RejectCause, message: str, line: int | None, text: str | None, advice: str
-) -> FileRejectedError:
+def _rejected(cause: RejectCause, message: str, line: int | None, text: str | None, advice: str) -> FileRejectedError:
     return FileRejectedError(cause, message, line=line, text=text, advice=advice)
 
 
