@@ -1,0 +1,86 @@
+"""The values of a sweep → its segments: where they begin, where they end, what they are called.
+
+Pure arithmetic on one array. Knows nothing of files, headers or the ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGEST_THRESHOLD_V = 1e-3
+"""A step of 1 mV is always significant, however coarse the sweep."""
+
+SLACK = 1.0 - 1e-9
+"""Set points carry float dust: a step that is half the sweep step but for its last bits counts as half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows `start` (included) to `stop` (excluded) of a run, and what they are."""
+
+    start: int
+    stop: int
+    kind: str  # forward_negative, return_negative, forward_positive, return_positive
+    direction: str  # increasing, decreasing
+    v_start: float
+    v_end: float
+
+
+def threshold(step: float | None) -> float:
+    """Give the smallest significant step, in the unit of the sweep: half the header's step, at most 1 mV."""
+    if step is None or not np.isfinite(step) or step == 0.0:
+        return LARGEST_THRESHOLD_V
+    return min(abs(step) / 2, LARGEST_THRESHOLD_V)
+
+
+def boundaries(values: NDArray[np.float64], smallest_step: float) -> NDArray[np.intp]:
+    """Give the rows before which a new piece begins, without row 0: reversals and zero crossings, ascending.
+
+    A reversal lies before the row whose step is the first significant one against the direction of the last
+    significant one. A crossing lies before the row that leaves one side of zero (`<0 → ≥0`, `>0 → ≤0`).
+    """
+    if len(values) < 2:
+        return np.empty(0, dtype=np.intp)
+    steps = np.diff(values)
+    significant = np.flatnonzero(np.abs(steps) >= smallest_step * SLACK)
+    upwards = steps[significant] > 0
+    reversals = significant[1:][upwards[1:] != upwards[:-1]] + 1
+    before, after = values[:-1], values[1:]
+    crossings = np.flatnonzero(((before < 0) & (after >= 0)) | ((before > 0) & (after <= 0))) + 1
+    return np.union1d(reversals, crossings)
+
+
+def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> list[Segment]:
+    """Cut a run's swept values, shape (rows,), into segments of at least `min_points` rows, in order.
+
+    Rows of shorter pieces belong to no segment. A NaN neither steps nor crosses.
+    """
+    edges = [0, *boundaries(values, threshold(step)).tolist(), len(values)]
+    return [
+        _named(values, start, stop)
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        if stop - start >= max(min_points, 1)
+    ]
+
+
+def _named(values: NDArray[np.float64], start: int, stop: int) -> Segment:
+    piece = values[start:stop]
+    known = piece[~np.isnan(piece)]
+    first, last = (float(known[0]), float(known[-1])) if len(known) else (float("nan"), float("nan"))
+    negative = bool((known < 0).any())
+    increasing = last >= first
+    outwards = increasing != negative  # away from zero: upwards on the positive side, downwards on the negative
+    return Segment(
+        start=start,
+        stop=stop,
+        kind=f"{'forward' if outwards else 'return'}_{'negative' if negative else 'positive'}",
+        direction="increasing" if increasing else "decreasing",
+        v_start=float(piece[0]),
+        v_end=float(piece[-1]),
+    )
