@@ -6,6 +6,7 @@ Knows nothing of Parquet; whether a bundle may replace another is the caller's d
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import itertools
@@ -47,30 +48,32 @@ def remove_temp_folder(root: Path, owner: str) -> None:
     """Remove an engine's temporary folder, and the one around it when no other engine uses it."""
     folder = temp_folder(root, owner)
     shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with contextlib.suppress(OSError):  # another engine's folder is in it, or there was none
         folder.parent.rmdir()
-    except OSError:
-        pass  # another engine's folder is in it, or there was none
 
 
 def write_bundle(temp: Path, files: Mapping[str, bytes | memoryview]) -> Path:
     """Write `files` (relative path → contents) into a new folder below `temp`, and give that folder."""
     bundle = temp / f"{os.getpid()}-{next(_serial)}"
     bundle.mkdir()
-    made = {""}
-    for name, contents in files.items():
-        folder = name.rpartition("/")[0]
-        if folder not in made:
-            (bundle / folder).mkdir(parents=True)
-            made.add(folder)
-        fd = os.open(bundle / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            view = memoryview(contents)
-            while len(view):
-                view = view[os.write(fd, view) :]
-        finally:
-            os.close(fd)
+    try:
+        for name, contents in files.items():
+            (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+            _write(bundle / name, contents)
+    except OSError:
+        discard(bundle)  # a full disk needs the room
+        raise
     return bundle
+
+
+def _write(path: Path, contents: bytes | memoryview) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(contents)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
 
 
 def place(bundle: Path, target: Path) -> bool:

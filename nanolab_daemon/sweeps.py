@@ -5,6 +5,7 @@ Pure arithmetic on one array. Knows nothing of files, headers or the ledger.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,7 @@ def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> lis
     """
     edges = [0, *boundaries(values, threshold(step)).tolist(), len(values)]
     return [
-        _named(values, start, stop)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
-        if stop - start >= max(min_points, 1)
+        _named(values, start, stop) for start, stop in itertools.pairwise(edges) if stop - start >= max(min_points, 1)
     ]
 
 

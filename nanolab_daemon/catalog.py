@@ -1,0 +1,392 @@
+"""The ledger: what is known of every raw file and every published run, in SQLite, written by one engine alone.
+
+Records decisions and never takes them. Changes gather in one transaction until `commit`, which the engine calls after
+what they speak of is safely on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from nanolab_daemon.catalog_schema import migrate
+from nanolab_daemon.errors import EngineError, RejectCause
+from nanolab_daemon.model import (
+    Completeness,
+    DateOrigin,
+    FileState,
+    Fingerprint,
+    OutputFile,
+    Rejection,
+    RunFacts,
+)
+
+FILE_NAME = "ledger.sqlite"
+HAS_RUN = frozenset({FileState.STAGED, FileState.SEGMENTED, FileState.DUPLICATE, FileState.SUPERSEDED})
+"""States of a file whose bytes hold a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One raw file as the ledger knows it; fields in the order of the table's columns, less `folder`."""
+
+    path: bytes
+    present: bool
+    fingerprint: Fingerprint
+    sha256: str | None
+    state: FileState
+    reason: str
+    proc: str | None
+    run_id: str | None
+    rows: int | None
+    rejection: Rejection | None
+    attempts: int
+    republished: int
+    skip_bad_rows: bool
+    version: str
+    seen_at: float
+    judged_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One published run as the ledger knows it."""
+
+    facts: RunFacts
+    source: bytes
+    source_sha256: str
+    source_missing: bool
+    revision: int
+    version: str
+    stage_file: OutputFile
+    staged_at: float
+    segmentation: str  # none, pending, done
+    segment_files: tuple[OutputFile, ...] = ()
+    rows_outside: int | None = None
+    segmented_at: float | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The identity of the run."""
+        return self.facts.run_id
+
+    @property
+    def folder(self) -> str:
+        """The folder of the run relative to the stage root, which its segments' folder repeats."""
+        return self.stage_file.path.rpartition("/")[0]
+
+
+def segments_folder(proc: str, stage_folder: str) -> str:
+    """Give the folder of a run's segments relative to the output root."""
+    return f"{proc.lower()}_segments/{stage_folder}"
+
+
+class Catalog:
+    """The open ledger of one state directory."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self.ledger_id: str = connection.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()[0]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the ledger for writing; make it or bring it to the newest version. The caller holds the lock."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(path, isolation_level=None, timeout=30, cached_statements=64)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+            db.execute("PRAGMA cache_size = -8000")
+            migrate(db)
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise EngineError(
+                f"The ledger {path} can't be opened: {error}.", advice="Check the folder's rights and free space."
+            ) from error
+        return cls(db)
+
+    @classmethod
+    def open_to_read(cls, path: Path) -> Self | None:
+        """Open the ledger beside its writer; None where there is none yet."""
+        if not path.exists():
+            return None
+        try:
+            db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
+            return cls(db)
+        except sqlite3.DatabaseError as error:
+            raise EngineError(f"The ledger {path} can't be read: {error}.") from error
+
+    def close(self) -> None:
+        """Commit what is open and close."""
+        self.commit()
+        self._db.close()
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether changes wait for a commit."""
+        return self._db.in_transaction
+
+    def commit(self) -> None:
+        """Make all changes since the last commit durable, all or none of them."""
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+
+    def _write(self, statement: str, values: object = ()) -> int:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")
+        return self._db.execute(statement, values).rowcount  # type: ignore[arg-type]
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def file(self, path: bytes) -> FileRecord | None:
+        """Give what is known of one raw file."""
+        row = self._db.execute(f"SELECT {_FILE} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608
+        return None if row is None else _file(row)
+
+    def files(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[FileRecord]:
+        """Give the raw files that an SQL condition selects, in the order of their paths."""
+        for row in self._db.execute(f"SELECT {_FILE} FROM files WHERE {where} ORDER BY path", values):  # noqa: S608
+            yield _file(row)
+
+    def known_in(self, folder: bytes) -> dict[bytes, tuple[Fingerprint, FileState]]:
+        """Give the present files directly in one folder, with what tells whether they have changed."""
+        rows = self._db.execute(
+            "SELECT path, size_bytes, mtime_ns, ctime_ns, inode, state FROM files WHERE folder = ? AND present",
+            (folder,),
+        )
+        return {row[0]: (Fingerprint(*row[1:5]), FileState(row[5])) for row in rows}
+
+    def known_folders(self) -> set[bytes]:
+        """Give every folder that holds a present file."""
+        return {row[0] for row in self._db.execute("SELECT DISTINCT folder FROM files WHERE present")}
+
+    def same_inode(self, fingerprint: Fingerprint) -> list[FileRecord]:
+        """Give the present files that may be this very file under another name."""
+        where = "inode = ? AND size_bytes = ? AND mtime_ns = ? AND present"
+        return list(self.files(where, (fingerprint.inode, fingerprint.size_bytes, fingerprint.mtime_ns)))
+
+    def holding(self, run_id: str) -> list[FileRecord]:
+        """Give the present files whose bytes hold this run, in the order of their paths."""
+        return list(self.files("run_id = ? AND present", (run_id,)))
+
+    def put_file(self, record: FileRecord) -> None:
+        """Record a file whole, over what was known of its path."""
+        mark = record.fingerprint
+        refused = record.rejection
+        self._write(
+            f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * 23)})",
+            (
+                record.path,
+                os.path.dirname(record.path),  # noqa: PTH120 -- bytes
+                record.present,
+                mark.size_bytes,
+                mark.mtime_ns,
+                mark.ctime_ns,
+                mark.inode,
+                record.sha256,
+                record.state,
+                record.reason,
+                record.proc,
+                record.run_id,
+                record.rows,
+                *((refused.cause, refused.line, refused.text, refused.advice) if refused else (None,) * 4),
+                record.attempts,
+                record.republished,
+                record.skip_bad_rows,
+                record.version,
+                record.seen_at,
+                record.judged_at,
+            ),
+        )
+
+    def set_state(self, path: bytes, state: FileState, reason: str) -> None:
+        """Change a file's verdict where the file itself has not changed."""
+        self._write("UPDATE files SET state = ?, reason = ? WHERE path = ?", (state, reason, path))
+
+    def set_fingerprint(self, path: bytes, fingerprint: Fingerprint) -> None:
+        """Note that the same bytes were found under another fingerprint."""
+        self._write(
+            "UPDATE files SET size_bytes = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, present = 1 WHERE path = ?",
+            (*astuple(fingerprint), path),
+        )
+
+    def set_missing(self, path: bytes) -> None:
+        """Note that a path has vanished."""
+        self._write("UPDATE files SET present = 0 WHERE path = ?", (path,))
+
+    def move_file(self, old: bytes, new: bytes, fingerprint: Fingerprint) -> None:
+        """Follow a file to its new path; runs that name it as their source follow too."""
+        record = self.file(old)
+        assert record is not None
+        self._write("DELETE FROM files WHERE path = ?", (old,))
+        self.put_file(replace(record, path=new, fingerprint=fingerprint))
+        self._write("UPDATE runs SET source = ? WHERE source = ?", (new, old))
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """Give what is known of one published run."""
+        row = self._db.execute(f"SELECT {_RUN} FROM runs WHERE run_id = ?", (run_id,)).fetchone()  # noqa: S608
+        return None if row is None else _run(row)
+
+    def runs(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[RunRecord]:
+        """Give the runs that an SQL condition selects, in the order of their start."""
+        query = f"SELECT {_RUN} FROM runs WHERE {where} ORDER BY start_us, run_id"  # noqa: S608
+        for row in self._db.execute(query, values):
+            yield _run(row)
+
+    def pending_runs(self) -> list[str]:
+        """Give the runs whose second stage is not done, as ids."""
+        return [row[0] for row in self._db.execute("SELECT run_id FROM runs WHERE segmentation = 'pending'")]
+
+    def put_run(self, run: RunRecord) -> None:
+        """Record a run whole, over what was known of it."""
+        facts, end = run.facts, run.facts.completeness
+        self._write(
+            f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * 30)})",
+            (
+                facts.run_id,
+                facts.proc,
+                facts.date,
+                facts.date_origin,
+                facts.start_us,
+                run.source,
+                run.source_sha256,
+                run.source_missing,
+                run.revision,
+                facts.rows,
+                end.expected_rows,
+                end.expected_end_s,
+                end.complete,
+                end.rule,
+                facts.bad_rows_skipped,
+                facts.chip_group,
+                facts.chip_number,
+                facts.sample,
+                facts.procedure_version,
+                facts.with_light,
+                facts.wavelength_nm,
+                facts.laser_voltage_V,
+                json.dumps(facts.parameters),
+                run.version,
+                json.dumps(astuple(run.stage_file)),
+                run.staged_at,
+                run.segmentation,
+                json.dumps([astuple(file) for file in run.segment_files]),
+                run.rows_outside,
+                run.segmented_at,
+            ),
+        )
+
+    def set_segments(self, run_id: str, files: tuple[OutputFile, ...], rows_outside: int, at: float) -> None:
+        """Record a run's published segments."""
+        self._write(
+            "UPDATE runs SET segmentation = 'done', segment_files = ?, rows_outside = ?, segmented_at = ?"
+            " WHERE run_id = ?",
+            (json.dumps([astuple(file) for file in files]), rows_outside, at, run_id),
+        )
+
+    def set_pending(self, run_id: str) -> None:
+        """Ask for a run's second stage again."""
+        self._write("UPDATE runs SET segmentation = 'pending' WHERE run_id = ?", (run_id,))
+
+    def set_source(self, run_id: str, source: bytes, *, missing: bool) -> None:
+        """Name the raw file that holds a run, or say that none does any more."""
+        self._write("UPDATE runs SET source = ?, source_missing = ? WHERE run_id = ?", (source, missing, run_id))
+
+    # -- questions --------------------------------------------------------------------------------------------------
+
+    def count_files(self) -> dict[FileState, int]:
+        """Count the present files by state."""
+        rows = self._db.execute("SELECT state, count(*) FROM files WHERE present GROUP BY state")
+        return {FileState(state): number for state, number in rows}
+
+    def totals(self, since: float = 0.0) -> Mapping[str, int]:
+        """Count runs, rows and segments, staged since a moment (seconds since 1970)."""
+        row = self._db.execute(
+            "SELECT count(*), coalesce(sum(rows), 0), coalesce(sum(json_array_length(segment_files)), 0),"
+            " coalesce(sum(source_missing), 0), coalesce(sum(segmentation = 'pending'), 0)"
+            " FROM runs WHERE staged_at >= ?",
+            (since,),
+        ).fetchone()
+        return dict(zip(("runs", "rows", "segments", "source_missing", "pending"), row, strict=True))
+
+
+_FILE = (
+    "path, present, size_bytes, mtime_ns, ctime_ns, inode, sha256, state, reason, proc, run_id, rows,"
+    " cause, line, text, advice, attempts, republished, skip_bad_rows, version, seen_at, judged_at"
+)
+_RUN = (
+    "run_id, proc, start_us, date, date_origin, rows, complete, expected_rows, expected_end_s, rule,"
+    " chip_group, chip_number, sample, procedure_version, with_light, wavelength_nm, laser_voltage_V, parameters,"
+    " bad_rows_skipped, source, source_sha256, source_missing, revision, version, stage_file, staged_at,"
+    " segmentation, segment_files, rows_outside, segmented_at"
+)
+
+
+def _file(row: tuple[Any, ...]) -> FileRecord:
+    path, present, size, mtime, ctime, inode, sha256, state, reason, proc, run_id, rows = row[:12]
+    cause, line, text, advice, attempts, republished, skip, version, seen_at, judged_at = row[12:]
+    return FileRecord(
+        path=path,
+        present=bool(present),
+        fingerprint=Fingerprint(size, mtime, ctime, inode),
+        sha256=sha256,
+        state=FileState(state),
+        reason=reason,
+        proc=proc,
+        run_id=run_id,
+        rows=rows,
+        rejection=None if cause is None else Rejection(RejectCause(cause), reason, line, text, advice or ""),
+        attempts=attempts,
+        republished=republished,
+        skip_bad_rows=bool(skip),
+        version=version,
+        seen_at=seen_at,
+        judged_at=judged_at,
+    )
+
+
+def _run(row: tuple[Any, ...]) -> RunRecord:
+    run_id, proc, start_us, date, origin, rows, complete, expected_rows, expected_end_s, rule = row[:10]
+    chip_group, chip_number, sample, version, light, wavelength, voltage, parameters, skipped = row[10:19]
+    source, sha256, missing, revision, program, stage_file, staged_at = row[19:26]
+    segmentation, segment_files, rows_outside, segmented_at = row[26:]
+    return RunRecord(
+        facts=RunFacts(
+            run_id=run_id,
+            proc=proc,
+            start_us=start_us,
+            date=date,
+            date_origin=DateOrigin(origin),
+            rows=rows,
+            completeness=Completeness(
+                None if complete is None else bool(complete), expected_rows, expected_end_s, rule
+            ),
+            swept=segmentation != "none",
+            chip_group=chip_group,
+            chip_number=chip_number,
+            sample=sample,
+            procedure_version=version,
+            with_light=bool(light),
+            wavelength_nm=wavelength,
+            laser_voltage_V=voltage,
+            parameters=json.loads(parameters),
+            bad_rows_skipped=skipped,
+        ),
+        source=source,
+        source_sha256=sha256,
+        source_missing=bool(missing),
+        revision=revision,
+        version=program,
+        stage_file=OutputFile(*json.loads(stage_file)),
+        staged_at=staged_at,
+        segmentation=segmentation,
+        segment_files=tuple(OutputFile(*file) for file in json.loads(segment_files)),
+        rows_outside=rows_outside,
+        segmented_at=segmented_at,
+    )

@@ -1,0 +1,85 @@
+"""Reads a raw file without disturbing its writer: opened for reading only, closed at once, never locked.
+
+Tells what was read and whether it stood still meanwhile. Knows nothing of what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from nanolab_daemon.errors import FileRejectedError, RejectCause
+from nanolab_daemon.model import Fingerprint
+
+MACHINE_FAULTS = frozenset(
+    {
+        errno.EIO,
+        errno.ESTALE,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.ETIMEDOUT,
+    }
+)
+"""Errors that tell of the machine or the share, never of the file."""
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A file's bytes; `fingerprint` is from before they were read, so that a later change is always seen."""
+
+    data: bytes
+    fingerprint: Fingerprint
+    steady: bool  # nothing changed while it was read
+
+
+def fingerprint(status: os.stat_result) -> Fingerprint:
+    """Give the part of stat(2) that changes when the content does."""
+    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def read(path: bytes | str, max_bytes: int) -> Contents:
+    """Read a regular file whole. Tries again when it changes meanwhile, and says so if it goes on changing.
+
+    Raises OSError, or FileRejectedError (TOO_LARGE, NOT_INSTRUMENT_FILE for what is no regular file).
+    """
+    # O_NONBLOCK: opening a pipe would wait for its writer; O_NOFOLLOW: a link could lead out of the raw folder
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        for _ in range(_TRIES):
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                raise FileRejectedError(RejectCause.NOT_INSTRUMENT_FILE, "This is no regular file.")
+            if before.st_size > max_bytes:
+                raise FileRejectedError(
+                    RejectCause.TOO_LARGE,
+                    f"The file has {before.st_size:,} bytes, more than the limit of {max_bytes:,}.",
+                    advice="If it is a measurement, raise limits.max_file_mb in the configuration.",
+                )
+            data = _read_all(fd, before.st_size)
+            after = os.fstat(fd)
+            steady = fingerprint(before) == fingerprint(after) and len(data) == before.st_size
+            if steady:
+                break
+        return Contents(data, fingerprint(before), steady)
+    finally:
+        os.close(fd)
+
+
+def _read_all(fd: int, size: int) -> bytes:
+    """Read `size` bytes from the start; fewer if it has shrunk. What has grown meanwhile waits for next time."""
+    parts: list[bytes] = []
+    at = 0
+    while at < size:
+        part = os.pread(fd, size - at, at)
+        if not part:
+            break
+        parts.append(part)
+        at += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

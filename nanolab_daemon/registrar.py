@@ -1,0 +1,360 @@
+"""What a worker's answer means: which file's bytes a run is published from, and what the ledger says of each file.
+
+The only place that decides on duplicates, supersession and revisions. A run's content is a function of the bytes now
+below raw, so that whatever the order of events, the end is that of a fresh backfill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nanolab_daemon import __version__, publish
+from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord, segments_folder
+from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, Rejection
+from nanolab_daemon.tasks import NoRows, Refused, Segmented, SegmentJob, Staged, StageJob, Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class StageAgain:
+    """This file must be staged (once more): its bytes are those that ought to be published."""
+
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CutRun:
+    """This run's second stage is to be done."""
+
+    run_id: str
+
+
+Action = StageAgain | CutRun
+
+
+UNKNOWN = Fingerprint(-1, -1, -1, -1)
+"""A fingerprint that no file has: the next scan looks at the file again, even after a crash."""
+
+
+class Registrar:
+    """Records outcomes in the ledger and keeps what is published in step with it."""
+
+    def __init__(self, catalog: Catalog, stage_root: Path, output_root: Path, now: Callable[[], float]) -> None:
+        self.catalog = catalog
+        self.stage_root = stage_root
+        self.output_root = output_root
+        self._now = now
+        self._unsynced: set[Path] = set()
+
+    def commit(self) -> None:
+        """Make everything recorded so far durable: names that were moved here first, then the ledger."""
+        for root in self._unsynced:
+            publish.sync(root)
+        self._unsynced.clear()
+        self.catalog.commit()
+
+    # -- the first stage --------------------------------------------------------------------------------------------
+
+    def staged(self, job: StageJob, outcome: Staged) -> list[Action]:
+        """Record that a file holds a run, and publish it if it is the one to publish."""
+        facts = outcome.facts
+        before = self.catalog.file(job.path)
+        record = self._record(
+            job,
+            outcome.fingerprint,
+            outcome.sha256,
+            FileState.STAGED,
+            before,
+            reason=_published_words(facts.swept),
+            proc=facts.proc,
+            run_id=facts.run_id,
+            rows=facts.rows,
+        )
+        self.catalog.put_file(record)
+        actions = self._left(before, facts.run_id)
+        best = self._best(facts.run_id)
+        assert best is not None
+        published = self.catalog.run(facts.run_id)
+        if published is not None and published.folder == outcome.target and outcome.bundle is None:
+            # The ledger says that something was published there, yet the place was free: deleted by hand, or two
+            # files of one run raced. What lies there now can't be known, so it is made once more.
+            return [*actions, StageAgain(best.path)]
+        if best.sha256 == outcome.sha256 and (
+            published is None
+            or job.force
+            or published.source_sha256 != outcome.sha256
+            or published.folder != outcome.target
+        ):
+            self._publish(outcome, record, published)
+            if facts.swept:
+                actions.append(CutRun(facts.run_id))
+        elif outcome.bundle is not None:
+            publish.discard(Path(outcome.bundle))
+        else:
+            publish.withdraw(self.stage_root / outcome.target, self._temp(self.stage_root))
+        return actions + self.resolve(facts.run_id)
+
+    def _publish(self, outcome: Staged, record: FileRecord, before: RunRecord | None) -> None:
+        facts = outcome.facts
+        if outcome.bundle is not None:
+            publish.replace(Path(outcome.bundle), self.stage_root / outcome.target)
+            self._unsynced.add(self.stage_root)
+        if before is not None and before.folder != outcome.target:
+            self._withdraw_all(before)
+        elif before is not None and before.facts.swept and not facts.swept:
+            self._withdraw_segments(before)
+        self.catalog.put_run(
+            RunRecord(
+                facts=facts,
+                source=record.path,
+                source_sha256=outcome.sha256,
+                source_missing=False,
+                revision=1 if before is None else before.revision + 1,
+                version=__version__,
+                stage_file=outcome.output,
+                staged_at=self._now(),
+                segmentation="pending" if facts.swept else "none",
+                segment_files=before.segment_files
+                if before and before.folder == outcome.target and facts.swept
+                else (),
+            )
+        )
+
+    def no_rows(self, job: StageJob, outcome: NoRows, *, abandoned: bool) -> list[Action]:
+        """Record a header without rows: it waits, or nobody will ever fill it."""
+        before = self.catalog.file(job.path)
+        record = self._record(
+            job, outcome.fingerprint, outcome.sha256, outcome.state, before, reason=outcome.reason, proc=outcome.proc
+        )
+        if abandoned:
+            record = abandon(record)
+        self.catalog.put_file(record)
+        return self._left(before, None)
+
+    def refused(self, job: StageJob, outcome: Refused, *, attempts: int = 0) -> list[Action]:
+        """Record that a file can't be used as it stands. A run once made from it stays, without a source."""
+        before = self.catalog.file(job.path)
+        record = self._record(
+            job,
+            outcome.fingerprint,
+            outcome.sha256,
+            FileState.REJECTED,
+            before,
+            reason=outcome.rejection.reason,
+            proc=outcome.proc,
+            rejection=outcome.rejection,
+            attempts=attempts,
+        )
+        self.catalog.put_file(record)
+        return self._left(before, None)
+
+    def unreadable(self, job: StageJob, outcome: Unreadable, fingerprint: Fingerprint) -> list[Action]:
+        """Record that a file can't be opened for now. What is known of its bytes stays known."""
+        before = self.catalog.file(job.path)
+        if before is not None and before.state in HAS_RUN:
+            self.catalog.set_fingerprint(job.path, UNKNOWN)  # its run stays as it is; the next scan tries again
+            return []
+        self.catalog.put_file(self._record(job, fingerprint, None, FileState.WAITING, before, reason=outcome.reason))
+        return []
+
+    def unchanged(self, job: StageJob, fingerprint: Fingerprint) -> list[Action]:
+        """Record that known bytes were found again under another fingerprint."""
+        self.catalog.set_fingerprint(job.path, fingerprint)
+        record = self.catalog.file(job.path)
+        return self.resolve(record.run_id) if record is not None and record.run_id else []
+
+    # -- the second stage -------------------------------------------------------------------------------------------
+
+    def segmented(self, job: SegmentJob, outcome: Segmented) -> list[Action]:
+        """Record a run's segments, and put them in the place of older ones."""
+        run = self.catalog.run(job.run_id)
+        target = self.output_root / job.target
+        if run is None or run.source_sha256 != outcome.source_sha256 or self._segments_target(run) != job.target:
+            if outcome.bundle is not None:  # the run was published anew meanwhile
+                publish.discard(Path(outcome.bundle))
+            elif outcome.outputs and (run is None or self._segments_target(run) != job.target):
+                publish.withdraw(target, self._temp(self.output_root))
+            return [CutRun(job.run_id)] if run is not None and run.segmentation == "pending" else []
+        if outcome.bundle is not None:
+            publish.replace(Path(outcome.bundle), target)
+            self._unsynced.add(self.output_root)
+        elif not outcome.outputs:
+            publish.withdraw(target, self._temp(self.output_root))
+            self._unsynced.add(self.output_root)
+        self.catalog.set_segments(job.run_id, outcome.outputs, outcome.rows_outside, self._now())
+        if not run.source_missing:
+            words = _segmented_words(len(outcome.outputs), outcome.rows_outside)
+            self.catalog.set_state(run.source, FileState.SEGMENTED, words)
+        return []
+
+    def staged_file_lost(self, run_id: str) -> list[Action]:
+        """Make a run again whose staged file is missing or damaged, if its raw file is still there."""
+        run = self.catalog.run(run_id)
+        if run is None or run.source_missing:
+            return []
+        return [StageAgain(run.source)]
+
+    def segment_job(self, run_id: str, *, live: bool) -> SegmentJob | None:
+        """Give the second stage's job for a run that waits for it."""
+        run = self.catalog.run(run_id)
+        if run is None or run.segmentation != "pending":
+            return None
+        return SegmentJob(run_id, run.stage_file.path, self._segments_target(run), live)
+
+    # -- files that come and go -------------------------------------------------------------------------------------
+
+    def vanished(self, path: bytes) -> list[Action]:
+        """Record that a path is gone. Its run stays; another file with the same run may have to take its place."""
+        record = self.catalog.file(path)
+        if record is None or not record.present:
+            return []
+        self.catalog.set_missing(path)
+        return self.resolve(record.run_id) if record.run_id else []
+
+    def returned(self, record: FileRecord) -> list[Action]:
+        """Record that a vanished path is back as it was."""
+        self.catalog.set_fingerprint(record.path, record.fingerprint)
+        return self.resolve(record.run_id) if record.run_id else []
+
+    def moved(self, record: FileRecord, path: bytes, fingerprint: Fingerprint) -> list[Action]:
+        """Follow a file to its new path. Only a run dated by its old path has to be made again."""
+        self.catalog.move_file(record.path, path, fingerprint)
+        if record.state not in HAS_RUN or record.run_id is None:
+            return [] if record.run_id is None else self.resolve(record.run_id)
+        run = self.catalog.run(record.run_id)
+        if run is not None and run.facts.date_origin is not DateOrigin.META:
+            return [StageAgain(path)]
+        return self.resolve(record.run_id)
+
+    def resolve(self, run_id: str) -> list[Action]:
+        """Bring the states of all files that hold a run, and the run's source, in line with what is published."""
+        run = self.catalog.run(run_id)
+        if run is None:
+            return []
+        holders = [record for record in self.catalog.holding(run_id) if record.state in HAS_RUN]
+        best = _best_of(holders, run.source)
+        if best is None:
+            if not run.source_missing:
+                self.catalog.set_source(run_id, run.source, missing=True)
+            return []
+        if best.sha256 != run.source_sha256:
+            return [StageAgain(best.path)]
+        if run.source != best.path or run.source_missing:
+            self.catalog.set_source(run_id, best.path, missing=False)
+        for record in holders:
+            self._give_state(record, best, run)
+        return []
+
+    def _give_state(self, record: FileRecord, best: FileRecord, run: RunRecord) -> None:
+        if record.path == best.path:
+            if run.segmentation == "done":
+                state = FileState.SEGMENTED
+                words = _segmented_words(len(run.segment_files), run.rows_outside or 0)
+            else:
+                state, words = FileState.STAGED, _published_words(run.facts.swept)
+        elif record.sha256 == best.sha256:
+            state, words = FileState.DUPLICATE, "It holds the same bytes as another file, whose run is published."
+        else:
+            state = FileState.SUPERSEDED
+            words = (
+                f"Another file holds the same run with {best.rows} rows; this one has {record.rows}"
+                f"{' and other bytes' if best.rows == record.rows else ''}."
+            )
+        if record.state is not state or record.reason != words:
+            self.catalog.set_state(record.path, state, words)
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _left(self, before: FileRecord | None, run_id: str | None) -> list[Action]:
+        """Look after the run that a path held before, if it holds another one or none now."""
+        if before is None or before.run_id is None or before.run_id == run_id:
+            return []
+        return self.resolve(before.run_id)
+
+    def _best(self, run_id: str) -> FileRecord | None:
+        run = self.catalog.run(run_id)
+        holders = [record for record in self.catalog.holding(run_id) if record.state in HAS_RUN]
+        return _best_of(holders, run.source if run else b"")
+
+    def _record(
+        self,
+        job: StageJob,
+        fingerprint: Fingerprint,
+        sha256: str | None,
+        state: FileState,
+        before: FileRecord | None,
+        *,
+        reason: str,
+        proc: str | None = None,
+        run_id: str | None = None,
+        rows: int | None = None,
+        rejection: Rejection | None = None,
+        attempts: int = 0,
+    ) -> FileRecord:
+        now = self._now()
+        grown = before is not None and run_id is not None and before.run_id == run_id and before.sha256 != sha256
+        return FileRecord(
+            path=job.path,
+            present=True,
+            fingerprint=fingerprint,
+            sha256=sha256,
+            state=state,
+            reason=reason,
+            proc=proc,
+            run_id=run_id,
+            rows=rows,
+            rejection=rejection,
+            attempts=attempts,
+            republished=(before.republished if before else 0) + grown,
+            skip_bad_rows=job.skip_bad_rows,
+            version=__version__,
+            seen_at=before.seen_at if before else now,
+            judged_at=now,
+        )
+
+    def _segments_target(self, run: RunRecord) -> str:
+        return segments_folder(run.facts.proc, run.folder)
+
+    def _withdraw_all(self, run: RunRecord) -> None:
+        publish.withdraw(self.stage_root / run.folder, self._temp(self.stage_root))
+        self._unsynced.add(self.stage_root)
+        self._withdraw_segments(run)
+
+    def _withdraw_segments(self, run: RunRecord) -> None:
+        publish.withdraw(self.output_root / self._segments_target(run), self._temp(self.output_root))
+        self._unsynced.add(self.output_root)
+
+    def _temp(self, root: Path) -> Path:
+        return publish.temp_folder(root, self.catalog.ledger_id)
+
+
+def abandon(record: FileRecord) -> FileRecord:
+    """Give the verdict on a file without rows that nobody has touched for long."""
+    from nanolab_daemon.errors import RejectCause
+
+    reason = "It has no rows and has not changed for a long time: the measurement was never made."
+    advice = "Nothing is to be done; should rows come, it is staged by itself."
+    return replace(
+        record,
+        state=FileState.REJECTED,
+        reason=reason,
+        rejection=Rejection(RejectCause.ABANDONED, reason, advice=advice),
+    )
+
+
+def _best_of(holders: list[FileRecord], source: bytes) -> FileRecord | None:
+    """Choose the file that a run is published from: most rows, then a rule that no order of events can change.
+
+    Among identical copies the one that is the source already stays it.
+    """
+    return max(holders, key=lambda r: (r.rows or 0, r.sha256 or "", r.path == source), default=None)
+
+
+def _published_words(swept: bool) -> str:
+    return "Its run is published; its segments are to be made." if swept else "Its run is published."
+
+
+def _segmented_words(segments: int, outside: int) -> str:
+    left = f", {outside} rows in none" if outside else ""
+    return f"Its run is published with {segments} segment{'' if segments == 1 else 's'}{left}."

@@ -1,0 +1,150 @@
+"""The rows of an instrument file → columns of exact numbers, or the line that can't be one.
+
+Every value is the double nearest to its decimal text (PyArrow's parser rounds correctly); what isn't a number in
+every field is a bad row, whole. Never guesses, never pads.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+from pyarrow import csv
+
+from nanolab_daemon.errors import FileRejectedError, RejectCause
+
+_NUMBER = rb"[ \t]*[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf(?:inity)?)[ \t]*"
+_SHOWN = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Columns in the file's order, Float64, all of one length; and what of the file is not in them."""
+
+    columns: tuple[pa.Array, ...]
+    count: int
+    bad_rows_skipped: int = 0
+    first_bad: tuple[int, str] | None = None  # line and text
+    comments: tuple[tuple[int, str], ...] = ()  # lines beginning with # between the rows, e.g. a second header
+
+
+def read_rows(body: bytes, width: int, first_line: int, *, skip_bad: bool = False) -> Rows:
+    """Read whole lines of `width` numbers; `first_line` is the number of the first one, for messages.
+
+    Raises FileRejectedError (BAD_ROWS, NUL_BYTES) that names line and text, unless `skip_bad`.
+    """
+    comments: tuple[tuple[int, str], ...] = ()
+    if body.startswith(b"#") or b"\n#" in body:
+        body, comments = _without_comments(body, first_line)
+    try:
+        if b"\0" in body:
+            raise pa.ArrowInvalid("NUL bytes")
+        columns = _parse(body, width)
+    except pa.ArrowInvalid as error:
+        return _read_slowly(body, width, first_line, comments, skip_bad, str(error))
+    return Rows(columns, len(columns[0]) if columns else 0, comments=comments)
+
+
+def _parse(body: bytes, width: int) -> tuple[pa.Array, ...]:
+    if not body or body.isspace():
+        return tuple(pa.array([], pa.float64()) for _ in range(width))
+    read, parse, convert = _options(width)
+    read.block_size = len(body) + 1  # one block, so one chunk a column
+    table = csv.read_csv(pa.BufferReader(body), read_options=read, parse_options=parse, convert_options=convert)
+    return tuple(column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in table.columns)
+
+
+@lru_cache(maxsize=64)
+def _options(width: int) -> tuple[csv.ReadOptions, csv.ParseOptions, csv.ConvertOptions]:
+    names = [str(n) for n in range(width)]
+    return (
+        csv.ReadOptions(use_threads=False, column_names=names),
+        csv.ParseOptions(quote_char=False, ignore_empty_lines=True),
+        csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.float64()), null_values=[], strings_can_be_null=False
+        ),
+    )
+
+
+@lru_cache(maxsize=64)
+def _row_pattern(width: int) -> re.Pattern[bytes]:
+    return re.compile(_NUMBER + (rb"," + _NUMBER) * (width - 1) + rb"\r?", re.IGNORECASE)
+
+
+def _read_slowly(
+    body: bytes,
+    width: int,
+    first_line: int,
+    comments: tuple[tuple[int, str], ...],
+    skip_bad: bool,
+    problem: str,
+) -> Rows:
+    """Find the bad rows one by one: only for files in which the quick reader met one."""
+    good: list[bytes] = []
+    bad: list[tuple[int, bytes]] = []
+    fits = _row_pattern(width).fullmatch
+    commented = {line for line, _ in comments}
+    number = first_line - 1
+    for line in body.split(b"\n"):
+        number += 1
+        while number in commented:
+            number += 1
+        if fits(line):
+            good.append(line)
+        elif line.strip():
+            bad.append((number, line.rstrip(b"\r")))
+            if not skip_bad:
+                break
+    if bad and not skip_bad:
+        raise _rejected(bad[0][0], bad[0][1], width)
+    try:
+        columns = _parse(b"\n".join([*good, b""]), width)
+    except pa.ArrowInvalid as error:
+        raise FileRejectedError(
+            RejectCause.BAD_ROWS, f"The rows can't be read as numbers: {error} ({problem})", advice="Mend the file."
+        ) from error
+    first = (bad[0][0], _shown(bad[0][1])) if bad else None
+    return Rows(columns, len(columns[0]) if columns else 0, len(bad), first, comments)
+
+
+def _rejected(line: int, text: bytes, width: int) -> FileRejectedError:
+    if b"\0" in text:
+        return FileRejectedError(
+            RejectCause.NUL_BYTES,
+            f"Line {line} holds NUL bytes: the file was not written to its end (a crash or a broken copy).",
+            line=line,
+            text=_shown(text),
+            advice="Copy the file again from the instrument's PC; it is tried again when its bytes change.",
+        )
+    fields = text.split(b",")
+    if len(fields) != width:
+        what = f"has {len(fields)} fields where the labels name {width}"
+    else:
+        wrong = next((f for f in fields if not re.fullmatch(_NUMBER, f, re.IGNORECASE)), b"")
+        what = f"holds {_shown(wrong)!r}, which is no number" if wrong.strip() else "has an empty field"
+    return FileRejectedError(
+        RejectCause.BAD_ROWS,
+        f"Line {line} {what}.",
+        line=line,
+        text=_shown(text),
+        advice="Mend the line, or stage the other rows with `nanolab-daemon retry --skip-bad-rows FILE`.",
+    )
+
+
+def _without_comments(body: bytes, first_line: int) -> tuple[bytes, tuple[tuple[int, str], ...]]:
+    rows: list[bytes] = []
+    comments: list[tuple[int, str]] = []
+    for number, line in enumerate(body.split(b"\n"), first_line):
+        if line.startswith(b"#"):
+            comments.append((number, line.rstrip(b"\r").decode("utf-8", "backslashreplace")))
+        else:
+            rows.append(line)
+    return b"\n".join(rows), tuple(comments)
+
+
+def _shown(text: bytes) -> str:
+    cut = text[:_SHOWN].decode("utf-8", "backslashreplace")
+    cut = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in cut)
+    return cut + ("…" if len(text) > _SHOWN else "")

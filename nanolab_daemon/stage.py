@@ -1,0 +1,240 @@
+"""One raw file in, one run out: the first stage, run by the workers of the first pool.
+
+Judges a file by its bytes alone. Does not know the ledger: which of two files of one run is published, and whether
+one may replace another, is decided by the engine.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from nanolab_daemon import __version__, parquet, publish, rawfile
+from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError, RejectCause
+from nanolab_daemon.facts import Judged, Lab, judge
+from nanolab_daemon.header import parse_header
+from nanolab_daemon.model import FileState, Header, Rejection
+from nanolab_daemon.procedures import Registry
+from nanolab_daemon.rows import Rows, read_rows
+from nanolab_daemon.tasks import (
+    CannotWrite,
+    Changing,
+    Gone,
+    NoRows,
+    Refused,
+    Staged,
+    StageJob,
+    StageOutcome,
+    Unchanged,
+    Unreadable,
+    Unselected,
+    WorkSettings,
+)
+
+Handler = Callable[[Sequence[StageJob], Callable[[int], None]], list[StageOutcome]]
+
+FILE_NAME = "part-000.parquet"
+
+
+def stage_batch(settings: WorkSettings) -> Handler:
+    """Make the handler that a worker of the staging pool runs for each batch."""
+    lab = Lab(
+        registry=Registry.builtin().with_overrides(settings.procedures),
+        timezone=ZoneInfo(settings.timezone),
+    )
+    stage_root = Path(settings.stage_root)
+    temp = publish.temp_folder(stage_root, settings.owner)
+
+    def handle(jobs: Sequence[StageJob], began: Callable[[int], None]) -> list[StageOutcome]:
+        outcomes: list[StageOutcome] = []
+        made: list[tuple[int, Path]] = []
+        for at, job in enumerate(jobs):
+            began(at)
+            outcome, encoded = stage_file(job, settings, lab)
+            if isinstance(outcome, Staged) and encoded is not None:
+                try:
+                    made.append((at, publish.write_bundle(temp, {FILE_NAME: encoded})))
+                except OSError as error:
+                    outcome = cannot_write(error)
+            outcomes.append(outcome)
+        began(len(jobs))
+        if made:
+            _publish(outcomes, made, stage_root)
+        return outcomes
+
+    return handle
+
+
+def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOutcome, memoryview | None]:
+    """Read and judge one file; give the verdict and, for a run, its Parquet file in memory. Writes nothing."""
+    try:
+        contents = rawfile.read(os.path.join(os.fsencode(settings.raw_root), job.path), settings.max_file_bytes)
+    except FileNotFoundError:
+        return Gone(), None
+    except FileRejectedError as error:
+        return _refused_unread(job, settings, error), None
+    except OSError as error:
+        return _unreadable(error), None
+    sha256 = hashlib.sha256(contents.data).hexdigest()
+    if sha256 == job.known_sha256:
+        return Unchanged(contents.fingerprint, sha256), None
+    header: Header | None = None
+    try:
+        header = _header(contents.data, settings.max_header_bytes)
+        first = header.data_offset
+        body = contents.data[first : contents.data.rfind(b"\n") + 1]
+        rows = read_rows(body, len(header.columns), header.data_line, skip_bad=job.skip_bad_rows)
+        judged = judge(lab, header, rows, job.path, contents.fingerprint.mtime_ns, body)
+        if judged is None:
+            state = FileState.STARTED if header.has_metadata else FileState.QUEUED
+            return NoRows(contents.fingerprint, sha256, state, header.procedure, _waiting_words(state)), None
+        if not job.selection.takes(header.procedure, judged.facts.date):
+            return Unselected(header.procedure, judged.facts.date), None
+        return _staged(job, contents, sha256, header, rows, judged)
+    except FileRejectedError as error:
+        if not contents.steady:
+            return Changing(f"it changed while it was read ({error.message})"), None
+        proc = header.procedure if header else None
+        return Refused(contents.fingerprint, sha256, _rejection(error), proc), None
+
+
+def _header(data: bytes, max_bytes: int) -> Header:
+    try:
+        return parse_header(data, max_bytes=max_bytes)
+    except HeaderIncompleteError as error:
+        cause = RejectCause.BAD_HEADER if data.strip() else RejectCause.NOT_INSTRUMENT_FILE
+        raise FileRejectedError(cause, error.message, advice=error.advice) from error
+
+
+def _staged(
+    job: StageJob, contents: rawfile.Contents, sha256: str, header: Header, rows: Rows, judged: Judged
+) -> tuple[Staged, memoryview | None]:
+    facts = judged.facts
+    target = f"proc={facts.proc}/date={facts.date}/run_id={facts.run_id}"
+    encoded = parquet.encode(_table(header, rows, judged, shown_path(job.path)), _notes(header, rows, judged, sha256))
+    outcome = Staged(
+        fingerprint=contents.fingerprint,
+        sha256=sha256,
+        facts=facts,
+        output=parquet.described(f"{target}/{FILE_NAME}", encoded, rows.count),
+        target=target,
+        bundle=None,
+        remarks=judged.remarks,
+    )
+    return outcome, None if job.dry else encoded
+
+
+def _table(header: Header, rows: Rows, judged: Judged, source_file: str) -> pa.Table:
+    """Lay out the staged columns: known data columns, unknown ones, then what is constant over the run."""
+    names: list[str] = []
+    columns: list[pa.Array] = []
+    for name, index in judged.layout:
+        names.append(name)
+        columns.append(pa.nulls(rows.count, pa.float64()) if index is None else rows.columns[index])
+    facts = judged.facts
+    text, real, whole = pa.string(), pa.float64(), pa.int64()
+    for name, kind, value in (
+        ("run_id", text, facts.run_id),
+        ("proc", text, facts.proc),
+        ("start_dt", pa.timestamp("us", "UTC"), facts.start_us),
+        ("source_file", text, source_file),
+        ("with_light", pa.bool_(), facts.with_light),
+        ("wavelength_nm", real, facts.wavelength_nm),
+        ("laser_voltage_V", real, facts.laser_voltage_V),
+        ("chip_group", text, facts.chip_group),
+        ("chip_number", whole, facts.chip_number),
+        ("sample", text, facts.sample),
+        ("procedure_version", text, facts.procedure_version),
+    ):
+        names.append(name)
+        columns.append(parquet.constant(kind, value, rows.count))
+    return pa.table(columns, names=names)
+
+
+def _notes(header: Header, rows: Rows, judged: Judged, sha256: str) -> dict[str, object]:
+    notes: dict[str, object] = {
+        "run_id": judged.facts.run_id,
+        "version": __version__,
+        "source_sha256": sha256,
+        "header": header.text,
+        "encoding": header.encoding,
+        "parameters": dict(header.parameters),
+        "metadata": dict(header.metadata),
+    }
+    if judged.sweep is not None:
+        notes["sweep"] = {"column": judged.sweep.column, "step": judged.sweep.step}
+    if rows.comments:
+        notes["comments"] = [list(comment) for comment in rows.comments]
+    if rows.bad_rows_skipped:
+        notes["bad_rows_skipped"] = rows.bad_rows_skipped
+    return notes
+
+
+def _publish(outcomes: list[StageOutcome], made: Sequence[tuple[int, Path]], stage_root: Path) -> None:
+    """Sync the contents of all bundles, move them to their places, sync their names: two syncs a batch."""
+    try:
+        publish.sync(stage_root)
+        for at, bundle in made:
+            outcome = outcomes[at]
+            assert isinstance(outcome, Staged)
+            if not publish.place(bundle, stage_root / outcome.target):
+                outcomes[at] = Staged(
+                    outcome.fingerprint,
+                    outcome.sha256,
+                    outcome.facts,
+                    outcome.output,
+                    outcome.target,
+                    str(bundle),
+                    outcome.remarks,
+                )
+        publish.sync(stage_root)
+    except OSError as error:
+        failed = cannot_write(error)
+        for at, _ in made:
+            outcomes[at] = failed
+
+
+def shown_path(path: bytes) -> str:
+    """Give a relative path as text that can be stored and printed: bytes that are no UTF-8 and controls escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def cannot_write(error: OSError) -> CannotWrite:
+    """Tell that the machine refused a write."""
+    where = f"{error.filename}: " if error.filename else ""
+    return CannotWrite(f"{where}{error.strerror or error}", error.errno or 0)
+
+
+def _refused_unread(job: StageJob, settings: WorkSettings, error: FileRejectedError) -> StageOutcome:
+    try:
+        status = os.lstat(os.path.join(os.fsencode(settings.raw_root), job.path))
+    except OSError:
+        return Gone()
+    return Refused(rawfile.fingerprint(status), None, _rejection(error))
+
+
+def _rejection(error: FileRejectedError) -> Rejection:
+    return Rejection(error.cause, error.message, error.line, error.text, error.advice)
+
+
+def _unreadable(error: OSError) -> StageOutcome:
+    if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        return Gone()  # what the name stands for now is no instrument file
+    machine = error.errno in rawfile.MACHINE_FAULTS
+    reason = f"It can't be opened for now: {error.strerror}."
+    if error.errno == errno.EACCES:
+        reason += " Give the user that runs nanolab-daemon the right to read it."
+    return Unreadable(reason, error.errno or 0, machine)
+
+
+def _waiting_words(state: FileState) -> str:
+    if state is FileState.QUEUED:
+        return "It has a header but no start time and no rows: the measurement waits in the instrument's queue."
+    return "It has started but has no rows yet: the instrument connects, ramps or burns in."

@@ -1,0 +1,188 @@
+"""What the engine asks of its workers and what they answer: frozen data that travels between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nanolab_daemon.model import FileState, Fingerprint, OutputFile, Rejection, RunFacts
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSettings:
+    """All that a worker needs to know of the configuration. Paths are absolute."""
+
+    raw_root: str
+    stage_root: str
+    output_root: str
+    owner: str  # the ledger's name: workers make bundles in this engine's temporary folder
+    timezone: str
+    procedures: Mapping[str, object]  # the [procedures] section, over the built-in registry
+    min_segment_points: int
+    max_file_bytes: int
+    max_header_bytes: int
+    abandoned_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which measurements a command is about; dates are those of the lab's time zone, both included."""
+
+    procedures: frozenset[str] = frozenset()
+    since: str | None = None
+    until: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.procedures or self.since or self.until)
+
+    def takes(self, proc: str, date: str) -> bool:
+        """Tell whether a run of this procedure and date is selected."""
+        return (
+            (not self.procedures or proc in self.procedures)
+            and (self.since is None or date >= self.since)
+            and (self.until is None or date <= self.until)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """Read one raw file and make its run. `path` is relative to raw, as bytes."""
+
+    path: bytes
+    size_bytes: int = 0  # as last seen: how much work it may be
+    known_sha256: str | None = None  # content that needs no work when met again; None: always work
+    force: bool = False  # publish the run again though nothing has changed
+    skip_bad_rows: bool = False
+    dry: bool = False  # read and judge, write nothing
+    live: bool = False
+    selection: Selection = field(default_factory=Selection)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The file holds a run. `bundle` is where it waits if something was published at `target` already."""
+
+    fingerprint: Fingerprint
+    sha256: str
+    facts: RunFacts
+    output: OutputFile
+    target: str  # folder of the run, relative to the stage root
+    bundle: str | None
+    remarks: tuple[str, ...] = ()  # things to be said once per procedure, such as an unknown column
+
+
+@dataclass(frozen=True, slots=True)
+class NoRows:
+    """A header without rows: the measurement is queued or has just started."""
+
+    fingerprint: Fingerprint
+    sha256: str
+    state: FileState
+    proc: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The file can't be used as it stands."""
+
+    fingerprint: Fingerprint
+    sha256: str | None
+    rejection: Rejection
+    proc: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The file holds the bytes that are known already."""
+
+    fingerprint: Fingerprint
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changing:
+    """The file changed while it was read, and what was read makes no sense: it may be torn at this moment."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The file can't be opened or read for now. `machine` tells that not the file but the machine is to blame."""
+
+    reason: str
+    errno: int
+    machine: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such file any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unselected:
+    """The command is not about this file."""
+
+    proc: str
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class CannotWrite:
+    """The machine refused a write: full disk, quota, missing rights. Nobody's file is to blame."""
+
+    reason: str
+    errno: int
+
+
+StageOutcome = Staged | NoRows | Refused | Unchanged | Changing | Unreadable | Gone | Unselected | CannotWrite
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentJob:
+    """Cut one staged run into its segments."""
+
+    run_id: str
+    stage_path: str  # of the staged file, relative to the stage root
+    target: str  # folder of the run's segments, relative to the output root
+    live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """The run's segments; `bundle` is where they wait if older ones are published (None: in place, or none)."""
+
+    run_id: str
+    source_sha256: str
+    outputs: tuple[OutputFile, ...]
+    rows_outside: int
+    bundle: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFileLost:
+    """The staged file is missing or damaged: it must be made again from the raw file."""
+
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestJob:
+    """Rebuild the manifest from the ledger."""
+
+    ledger: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestWritten:
+    """The manifest stands as the ledger was when the job began."""
+
+    serial: int
+    runs: int
+
+
+SegmentOutcome = Segmented | StagedFileLost | CannotWrite | ManifestWritten
