@@ -24,50 +24,15 @@ from nanolab_daemon.model import Header
 
 # Columns that staging and segmentation add, and the manifest's own: no procedure may bring a column of that name.
 RESERVED_COLUMNS = frozenset(
-    [
-        "run_id",
-        "proc",
-        "start_dt",
-        "source_file",
-        "with_light",
-        "wavelength_nm",
-        "laser_voltage_V",
-        "chip_group",
-        "chip_number",
-        "sample",
-        "procedure_version",
-        "segment_id",
-        "segment_type",
-        "segment_v_start",
-        "segment_v_end",
-        "segment_direction",
-        "point_in_segment",
-    ]
+    {"run_id", "proc", "start_dt", "source_file", "with_light", "wavelength_nm", "laser_voltage_V"}
+    | {"chip_group", "chip_number", "sample", "procedure_version", "segment_id", "segment_type", "segment_v_start"}
+    | {"segment_v_end", "segment_direction", "point_in_segment"}
 )
-RESERVED_MANIFEST_COLUMNS = RESERVED_COLUMNS | frozenset(
-    [
-        "status",
-        "start_time",
-        "start_us",
-        "date",
-        "date_origin",
-        "chip",
-        "rows",
-        "expected_rows",
-        "expected_end_s",
-        "complete",
-        "completeness_rule",
-        "paths",
-        "path",
-        "source_sha256",
-        "segments",
-        "rows_outside_segments",
-        "staged_at",
-        "revision",
-        "bad_rows_skipped",
-        "swept",
-    ]
-)
+RESERVED_MANIFEST_COLUMNS = RESERVED_COLUMNS | {
+    *("status", "start_time", "start_us", "date", "date_origin", "chip", "rows", "expected_rows", "expected_end_s"),
+    *("complete", "completeness_rule", "path", "paths", "source_sha256", "segments", "rows_outside_segments"),
+    *("staged_at", "revision", "bad_rows_skipped", "swept"),
+}
 
 
 class PathKind(StrEnum):
@@ -266,18 +231,10 @@ def unknown_procedure(name: str) -> Procedure:
 
 
 _TABLES = ("column_aliases", "parameters", "renamed", "manifest")
-_NAMES_OF_PARAMETERS = [
-    "start",
-    "end",
-    "step",
-    "repeat",
-    "burn_in",
-    "laser_voltage",
-    "wavelength",
-    "chip_group",
-    "chip_number",
-    "sample",
-]
+_NAMES_OF_PARAMETERS = (
+    *("start", "end", "step", "repeat", "burn_in"),
+    *("laser_voltage", "wavelength", "chip_group", "chip_number", "sample"),
+)
 _KEYS = frozenset({"like", *Procedure.__dataclass_fields__} - {"name"})
 _PARAMETER_KINDS = ("float", "int", "bool", "str", "choice")
 _MANIFEST_COLUMN = re.compile(r"[a-z][A-Za-z0-9_]{0,63}")
