@@ -78,9 +78,9 @@ class Span:
 class Light:
     """What the header says of the laser."""
 
-    with_light: bool
+    on: bool
     wavelength_nm: float | None
-    laser_voltage_V: float | None  # noqa: N815 -- V is volt
+    voltage_V: float | None  # noqa: N815 -- V is volt
 
 
 @dataclass(frozen=True, slots=True)

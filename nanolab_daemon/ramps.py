@@ -258,7 +258,7 @@ def is_proven(procedure: Procedure | None, header: Header, n_rows: int, last_val
 def burn_in_s(procedure: Procedure | None, header: Header) -> float:
     """Return the seconds for which a run may write nothing before its first row."""
     procedure = procedure or unknown_procedure(header.procedure)
-    lit = procedure.light(header).with_light
+    lit = procedure.light(header).on
     return max(0.0, (procedure.number(header, procedure.burn_in) or 0.0) if lit else 0.0)
 
 
@@ -409,7 +409,7 @@ def _sum(procedure: Procedure, header: Header, span: Span, *, lacking: float | N
 
 def _laser_is_on(procedure: Procedure, header: Header) -> bool:
     """Tell whether the laser is on in the sense of the program's switch, which headers until 2025 name."""
-    return procedure.light(header).with_light and header.parameters.get("Laser toggle") != "False"
+    return procedure.light(header).on and header.parameters.get("Laser toggle") != "False"
 
 
 def _completeness_in_time(
