@@ -231,8 +231,14 @@ def shown(value: object) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Write what can't be printed (control characters, bytes that are no UTF-8) with a backslash."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    r"""Write what can't be printed with a backslash: control characters, and bytes of a name that are no UTF-8."""
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python carries a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _is_number(value: object) -> bool:
