@@ -16,10 +16,10 @@ from pathlib import Path
 
 from nanolab_daemon import inotify, mounts
 from nanolab_daemon.config import Config, WatchMode
-from nanolab_daemon.layout import check_paths, nearest_existing, path_mistakes
+from nanolab_daemon.layout import check_paths, lies_inside, nearest_existing, path_mistakes
 from nanolab_daemon.publish import TEMP_FOLDER
 from nanolab_daemon.settings import escaped
-from nanolab_daemon.trial import try_writing
+from nanolab_daemon.trial import try_making, try_writing
 
 __all__ = ["Finding", "Status", "check", "check_paths", "worst"]
 
@@ -105,6 +105,8 @@ def _remedy_for_reading(error: OSError, raw: Path) -> str:
 
 def _writable(config: Config) -> Iterator[Finding]:
     for name, root in (("stage", config.paths.stage), ("output", config.paths.output), ("state", config.paths.state)):
+        if lies_inside(root, config.paths.raw):
+            continue  # reported as a mistake above; a trial would write into the raw folder
         if not os.path.lexists(root):
             yield _creatable(name, root)
             continue
@@ -124,14 +126,12 @@ def _writable(config: Config) -> Iterator[Finding]:
 
 def _creatable(name: str, root: Path) -> Finding:
     above = nearest_existing(root)
-    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
-        return Finding(name, Status.OK, f"{root} does not exist yet and will be made at the first start")
-    return Finding(
-        name,
-        Status.FAIL,
-        f"{root} does not exist and can't be made in {above}",
-        f"Make it for this user: install -d -o {os.geteuid()} {root}",
-    )
+    try:
+        try_making(above)
+    except OSError as error:
+        detail = f"{root} does not exist and can't be made in {above}: {error.strerror}"
+        return Finding(name, Status.FAIL, detail, f"Make it for this user: sudo install -d -o {os.geteuid()} {root}")
+    return Finding(name, Status.OK, f"{root} does not exist yet and will be made at the first start")
 
 
 def _exchange_finding(name: str, root: Path, trouble: str) -> Finding:

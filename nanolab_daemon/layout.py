@@ -38,17 +38,35 @@ def path_mistakes(config: Config, *, raw_may_be_missing: bool = False) -> list[s
         if (trouble := _trouble(key, path, raw_may_be_missing=raw_may_be_missing))
     ]
     for (key, path), (other_key, other) in combinations(paths.items(), 2):
-        if _inside(path, other):
-            relation = "is" if _inside(other, path) else "lies inside"
+        if lies_inside(path, other):
+            relation = "is" if lies_inside(other, path) else "lies inside"
             mistakes.append(
                 f"{_named(key, path)} {relation} {_named(other_key, other)}: give each a folder of its own."
             )
-        elif _inside(other, path):
+        elif lies_inside(other, path):
             mistakes.append(
                 f"{_named(other_key, other)} lies inside {_named(key, path)}: give each a folder of its own."
             )
     mistakes += _state_on_network(config.paths.state)
     return mistakes
+
+
+def lies_inside(inner: Path, outer: Path) -> bool:
+    """Tell whether `inner` is `outer` or lies below it, through links, `..` and bind mounts too."""
+    real_inner, real_outer = Path(os.path.realpath(inner)), Path(os.path.realpath(outer))
+    if real_inner.is_relative_to(real_outer):
+        return True
+    try:
+        wanted = real_outer.stat()
+    except OSError:
+        return False
+    for one in (real_inner, *real_inner.parents):
+        try:
+            if os.path.samestat(one.stat(), wanted):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def nearest_existing(path: Path) -> Path:
@@ -69,24 +87,6 @@ def _trouble(key: str, path: Path, *, raw_may_be_missing: bool) -> str:
     except OSError as error:
         return f"can't be looked at: {error.strerror}."
     return "" if stat.S_ISDIR(kind) else "is not a folder."
-
-
-def _inside(inner: Path, outer: Path) -> bool:
-    """Tell whether `inner` is `outer` or lies below it, through links, `..` and bind mounts too."""
-    real_inner, real_outer = Path(os.path.realpath(inner)), Path(os.path.realpath(outer))
-    if real_inner.is_relative_to(real_outer):
-        return True
-    try:
-        wanted = real_outer.stat()
-    except OSError:
-        return False
-    for one in (real_inner, *real_inner.parents):
-        try:
-            if os.path.samestat(one.stat(), wanted):
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def _state_on_network(state: Path) -> list[str]:

@@ -112,6 +112,16 @@ class Limits:
     min_free_mb: int = setting(1024, Integer(0, 1 << 30))
     min_free_percent: float = setting(5.0, Number(0, 100, "percent"))
 
+    @property
+    def max_file_bytes(self) -> int:
+        """The largest raw file that is read; an MB is 2²⁰ bytes."""
+        return self.max_file_mb << 20
+
+    @property
+    def max_header_bytes(self) -> int:
+        """The longest header that is read; a kB is 2¹⁰ bytes."""
+        return self.max_header_kb << 10
+
 
 @dataclass(frozen=True, slots=True)
 class Log:

@@ -222,10 +222,10 @@ def shown(value: object) -> str:
             return f"[{', '.join(shown(one) for one in value)}]"
         case int() if value.bit_length() > 256:  # Python refuses to write whole numbers that are far too long
             return "a number of more than 70 digits"
-        case str() | Path():
-            text = str(value)
-            short = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-            return f'"{escaped(short)}"'
+        case Path():
+            return f'"{escaped(str(value))}"'  # whole: its end is what tells it from others
+        case str():
+            return f'"{escaped(value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…")}"'
         case _:
             return str(value)
 

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+_PREFIX = ".nanolab-check-"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -19,7 +20,7 @@ def try_writing(root: Path) -> str:
 
     Returns why two folders can't be exchanged in one step, or an empty text where they can.
     """
-    folder = Path(tempfile.mkdtemp(prefix=".nanolab-check-", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     try:
         one, other = folder / "one", folder / "other"
         one.mkdir()
@@ -37,6 +38,11 @@ def try_writing(root: Path) -> str:
         return _exchange(one, other)
     finally:
         shutil.rmtree(folder)
+
+
+def try_making(root: Path) -> None:
+    """Make a folder in `root` and remove it; OSError where that fails."""
+    Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).rmdir()
 
 
 def _exchange(one: Path, other: Path) -> str:

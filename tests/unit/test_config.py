@@ -325,6 +325,12 @@ def test_workers(monkeypatch):
     assert config_module.Pools(stage_workers=20).stage_processes == 20
 
 
+def test_limits_in_bytes():
+    """Sizes are powers of two, as the system's own tools show them."""
+    limits = Config().limits
+    assert (limits.max_file_bytes, limits.max_header_bytes) == (512 * 1024 * 1024, 1024 * 1024)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -89,7 +89,6 @@ def test_mounts_below(lab):
 
 
 REMOTE = "nfs nfs4 cifs smb3 smbfs fuse fuse.sshfs fuse.rclone 9p vboxsf virtiofs afs ceph lustre glusterfs autofs"
-LOCAL = "ext4 xfs btrfs zfs tmpfs overlay fuseblk vfat exfat ntfs3 f2fs bcachefs"
 
 
 @pytest.mark.parametrize("kind", [*REMOTE.split(), "prl_fs", "vmhgfs"])
