@@ -65,7 +65,7 @@ class RunRecord:
     version: str
     stage_file: OutputFile
     staged_at: float
-    segmentation: str  # none, pending, done
+    segmentation: str  # none, pending, done, failed
     segment_files: tuple[OutputFile, ...] = ()
     rows_outside: int | None = None
     segmented_at: float | None = None
@@ -80,10 +80,10 @@ class RunRecord:
         """The folder of the run relative to the stage root, which its segments' folder repeats."""
         return self.stage_file.path.rpartition("/")[0]
 
-
-def segments_folder(proc: str, stage_folder: str) -> str:
-    """Give the folder of a run's segments relative to the output root."""
-    return f"{proc.lower()}_segments/{stage_folder}"
+    @property
+    def segments_folder(self) -> str:
+        """The folder of the run's segments relative to the output root."""
+        return f"{self.facts.proc.lower()}_segments/{self.folder}"
 
 
 class Catalog:
@@ -144,12 +144,12 @@ class Catalog:
 
     def file(self, path: bytes) -> FileRecord | None:
         """Give what is known of one raw file."""
-        row = self._db.execute(f"SELECT {_FILE} FROM files WHERE path = ?", (path,)).fetchone()  # noqa: S608
+        row = self._db.execute(f"SELECT {_FILE} FROM files WHERE path = ?", (path,)).fetchone()
         return None if row is None else _file(row)
 
     def files(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[FileRecord]:
         """Give the raw files that an SQL condition selects, in the order of their paths."""
-        for row in self._db.execute(f"SELECT {_FILE} FROM files WHERE {where} ORDER BY path", values):  # noqa: S608
+        for row in self._db.execute(f"SELECT {_FILE} FROM files WHERE {where} ORDER BY path", values):
             yield _file(row)
 
     def known_in(self, folder: bytes) -> dict[bytes, tuple[Fingerprint, FileState]]:
@@ -181,7 +181,7 @@ class Catalog:
             f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * 23)})",
             (
                 record.path,
-                os.path.dirname(record.path),  # noqa: PTH120 -- bytes
+                os.path.dirname(record.path),
                 record.present,
                 mark.size_bytes,
                 mark.mtime_ns,
@@ -230,12 +230,12 @@ class Catalog:
 
     def run(self, run_id: str) -> RunRecord | None:
         """Give what is known of one published run."""
-        row = self._db.execute(f"SELECT {_RUN} FROM runs WHERE run_id = ?", (run_id,)).fetchone()  # noqa: S608
+        row = self._db.execute(f"SELECT {_RUN} FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         return None if row is None else _run(row)
 
     def runs(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[RunRecord]:
         """Give the runs that an SQL condition selects, in the order of their start."""
-        query = f"SELECT {_RUN} FROM runs WHERE {where} ORDER BY start_us, run_id"  # noqa: S608
+        query = f"SELECT {_RUN} FROM runs WHERE {where} ORDER BY start_us, run_id"
         for row in self._db.execute(query, values):
             yield _run(row)
 
@@ -294,9 +294,24 @@ class Catalog:
         """Ask for a run's second stage again."""
         self._write("UPDATE runs SET segmentation = 'pending' WHERE run_id = ?", (run_id,))
 
+    def set_not_segmented(self, run_id: str) -> None:
+        """Give up a run's second stage, until it is published or asked for again."""
+        self._write("UPDATE runs SET segmentation = 'failed' WHERE run_id = ?", (run_id,))
+
     def set_source(self, run_id: str, source: bytes, *, missing: bool) -> None:
         """Name the raw file that holds a run, or say that none does any more."""
         self._write("UPDATE runs SET source = ?, source_missing = ? WHERE run_id = ?", (source, missing, run_id))
+
+    # -- the manifest -----------------------------------------------------------------------------------------------
+
+    def manifest_serial(self) -> str | None:
+        """Give the mark of the last manifest that was written; None if there never was one."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
+        return None if row is None else str(row[0])
+
+    def set_manifest_serial(self, serial: int) -> None:
+        """Note that a manifest was written."""
+        self._write("INSERT OR REPLACE INTO meta VALUES ('manifest', ?)", (str(serial),))
 
     # -- questions --------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ CREATE TABLE runs (
     version TEXT NOT NULL,
     stage_file TEXT NOT NULL,       -- JSON: the published file as [path, size, rows, sha256]
     staged_at REAL NOT NULL,
-    segmentation TEXT NOT NULL,     -- none, pending, done
+    segmentation TEXT NOT NULL,     -- none, pending, done, failed
     segment_files TEXT NOT NULL,    -- JSON: a list of such
     rows_outside INTEGER,
     segmented_at REAL
@@ -67,7 +67,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(STEPS):
         raise EngineError(
-            f"The ledger was written by a newer nanolab-daemon (its version is {version}, this one knows {len(STEPS)}).",
+            f"The ledger was written by a newer nanolab-daemon (version {version}, this one knows {len(STEPS)}).",
             advice="Upgrade nanolab-daemon, or give this one a state folder of its own.",
         )
     for number, (_, script) in enumerate(STEPS[version:], version + 1):

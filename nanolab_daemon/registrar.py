@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanolab_daemon import __version__, publish
-from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord, segments_folder
+from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord
 from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, Rejection
 from nanolab_daemon.tasks import NoRows, Refused, Segmented, SegmentJob, Staged, StageJob, Unreadable
 
@@ -70,6 +70,7 @@ class Registrar:
             proc=facts.proc,
             run_id=facts.run_id,
             rows=facts.rows,
+            skip_bad_rows=outcome.skipped,
         )
         self.catalog.put_file(record)
         actions = self._left(before, facts.run_id)
@@ -162,7 +163,12 @@ class Registrar:
         """Record that known bytes were found again under another fingerprint."""
         self.catalog.set_fingerprint(job.path, fingerprint)
         record = self.catalog.file(job.path)
-        return self.resolve(record.run_id) if record is not None and record.run_id else []
+        if record is None or record.run_id is None:
+            return []
+        run = self.catalog.run(record.run_id)
+        if run is not None and run.source == job.path and run.facts.date_origin is DateOrigin.MTIME:
+            return [StageAgain(job.path)]  # its date may be another one now
+        return self.resolve(record.run_id)
 
     # -- the second stage -------------------------------------------------------------------------------------------
 
@@ -170,10 +176,10 @@ class Registrar:
         """Record a run's segments, and put them in the place of older ones."""
         run = self.catalog.run(job.run_id)
         target = self.output_root / job.target
-        if run is None or run.source_sha256 != outcome.source_sha256 or self._segments_target(run) != job.target:
+        if run is None or run.source_sha256 != outcome.source_sha256 or run.segments_folder != job.target:
             if outcome.bundle is not None:  # the run was published anew meanwhile
                 publish.discard(Path(outcome.bundle))
-            elif outcome.outputs and (run is None or self._segments_target(run) != job.target):
+            elif outcome.outputs and (run is None or run.segments_folder != job.target):
                 publish.withdraw(target, self._temp(self.output_root))
             return [CutRun(job.run_id)] if run is not None and run.segmentation == "pending" else []
         if outcome.bundle is not None:
@@ -188,6 +194,15 @@ class Registrar:
             self.catalog.set_state(run.source, FileState.SEGMENTED, words)
         return []
 
+    def not_segmented(self, run_id: str, words: str) -> None:
+        """Record that a run's second stage cost workers their lives; the run stays as it is."""
+        run = self.catalog.run(run_id)
+        if run is not None:
+            self.catalog.set_not_segmented(run_id)
+            self.catalog.set_state(
+                run.source, FileState.STAGED, f"Its run is published, but not its segments: {words}"
+            )
+
     def staged_file_lost(self, run_id: str) -> list[Action]:
         """Make a run again whose staged file is missing or damaged, if its raw file is still there."""
         run = self.catalog.run(run_id)
@@ -200,7 +215,7 @@ class Registrar:
         run = self.catalog.run(run_id)
         if run is None or run.segmentation != "pending":
             return None
-        return SegmentJob(run_id, run.stage_file.path, self._segments_target(run), live)
+        return SegmentJob(run_id, run.stage_file.path, run.segments_folder, live)
 
     # -- files that come and go -------------------------------------------------------------------------------------
 
@@ -251,6 +266,8 @@ class Registrar:
             if run.segmentation == "done":
                 state = FileState.SEGMENTED
                 words = _segmented_words(len(run.segment_files), run.rows_outside or 0)
+            elif run.segmentation == "failed":
+                return  # its reason says what happened
             else:
                 state, words = FileState.STAGED, _published_words(run.facts.swept)
         elif record.sha256 == best.sha256:
@@ -291,6 +308,7 @@ class Registrar:
         rows: int | None = None,
         rejection: Rejection | None = None,
         attempts: int = 0,
+        skip_bad_rows: bool = False,
     ) -> FileRecord:
         now = self._now()
         grown = before is not None and run_id is not None and before.run_id == run_id and before.sha256 != sha256
@@ -307,14 +325,11 @@ class Registrar:
             rejection=rejection,
             attempts=attempts,
             republished=(before.republished if before else 0) + grown,
-            skip_bad_rows=job.skip_bad_rows,
+            skip_bad_rows=skip_bad_rows,
             version=__version__,
             seen_at=before.seen_at if before else now,
             judged_at=now,
         )
-
-    def _segments_target(self, run: RunRecord) -> str:
-        return segments_folder(run.facts.proc, run.folder)
 
     def _withdraw_all(self, run: RunRecord) -> None:
         publish.withdraw(self.stage_root / run.folder, self._temp(self.stage_root))
@@ -322,7 +337,7 @@ class Registrar:
         self._withdraw_segments(run)
 
     def _withdraw_segments(self, run: RunRecord) -> None:
-        publish.withdraw(self.output_root / self._segments_target(run), self._temp(self.output_root))
+        publish.withdraw(self.output_root / run.segments_folder, self._temp(self.output_root))
         self._unsynced.add(self.output_root)
 
     def _temp(self, root: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ def segment_batch(settings: WorkSettings) -> Handler:
             if isinstance(job, ManifestJob):
                 outcomes.append(_write_manifest(job, stage_root, settings.owner))
                 continue
+            outcome: SegmentOutcome
             try:
                 outcome, bundle = _make(job, stage_root, temp, settings.min_segment_points)
             except OSError as error:
@@ -70,7 +72,7 @@ def _make(
     pieces = cut(values, sweep["step"], min_points)
     files: dict[str, memoryview] = {}
     outputs: list[OutputFile] = []
-    common = {key: notes[key] for key in ("run_id", "source_sha256", "version") if key in notes}
+    common: dict[str, object] = {key: notes[key] for key in ("run_id", "source_sha256", "version") if key in notes}
     for number, piece in enumerate(pieces):
         encoded = parquet.encode(_table(table, number, piece), common)
         name = f"segment={number}/part-000.parquet"
@@ -110,9 +112,7 @@ def _publish(
             assert isinstance(job, SegmentJob)
             assert isinstance(outcome, Segmented)
             if not publish.place(bundle, output_root / job.target):
-                outcomes[at] = Segmented(
-                    outcome.run_id, outcome.source_sha256, outcome.outputs, outcome.rows_outside, str(bundle)
-                )
+                outcomes[at] = replace(outcome, bundle=str(bundle))
         publish.sync(output_root)
     except OSError as error:
         failed = CannotWrite(_words(error), error.errno or 0)

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -20,6 +21,7 @@ from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError, Reje
 from nanolab_daemon.facts import Judged, Lab, judge
 from nanolab_daemon.header import parse_header
 from nanolab_daemon.model import FileState, Header, Rejection
+from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rows import Rows, read_rows
 from nanolab_daemon.tasks import (
@@ -89,7 +91,8 @@ def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOu
         header = _header(contents.data, settings.max_header_bytes)
         first = header.data_offset
         body = contents.data[first : contents.data.rfind(b"\n") + 1]
-        rows = read_rows(body, len(header.columns), header.data_line, skip_bad=job.skip_bad_rows)
+        skip = job.skip_bad_rows or job.skip_bad_rows_of == sha256
+        rows = read_rows(body, len(header.columns), header.data_line, skip_bad=skip)
         judged = judge(lab, header, rows, job.path, contents.fingerprint.mtime_ns, body)
         if judged is None:
             state = FileState.STARTED if header.has_metadata else FileState.QUEUED
@@ -125,6 +128,7 @@ def _staged(
         output=parquet.described(f"{target}/{FILE_NAME}", encoded, rows.count),
         target=target,
         bundle=None,
+        skipped=job.skip_bad_rows or job.skip_bad_rows_of == sha256,
         remarks=judged.remarks,
     )
     return outcome, None if job.dry else encoded
@@ -184,26 +188,12 @@ def _publish(outcomes: list[StageOutcome], made: Sequence[tuple[int, Path]], sta
             outcome = outcomes[at]
             assert isinstance(outcome, Staged)
             if not publish.place(bundle, stage_root / outcome.target):
-                outcomes[at] = Staged(
-                    outcome.fingerprint,
-                    outcome.sha256,
-                    outcome.facts,
-                    outcome.output,
-                    outcome.target,
-                    str(bundle),
-                    outcome.remarks,
-                )
+                outcomes[at] = replace(outcome, bundle=str(bundle))
         publish.sync(stage_root)
     except OSError as error:
         failed = cannot_write(error)
         for at, _ in made:
             outcomes[at] = failed
-
-
-def shown_path(path: bytes) -> str:
-    """Give a relative path as text that can be stored and printed: bytes that are no UTF-8 and controls escaped."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def cannot_write(error: OSError) -> CannotWrite:

@@ -21,7 +21,6 @@ class WorkSettings:
     min_segment_points: int
     max_file_bytes: int
     max_header_bytes: int
-    abandoned_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,8 @@ class StageJob:
     size_bytes: int = 0  # as last seen: how much work it may be
     known_sha256: str | None = None  # content that needs no work when met again; None: always work
     force: bool = False  # publish the run again though nothing has changed
-    skip_bad_rows: bool = False
+    skip_bad_rows: bool = False  # stage the good rows of this file
+    skip_bad_rows_of: str | None = None  # as that, if these (SHA-256) are still its bytes
     dry: bool = False  # read and judge, write nothing
     live: bool = False
     selection: Selection = field(default_factory=Selection)
@@ -68,6 +68,7 @@ class Staged:
     output: OutputFile
     target: str  # folder of the run, relative to the stage root
     bundle: str | None
+    skipped: bool = False  # bad rows were allowed to be left out
     remarks: tuple[str, ...] = ()  # things to be said once per procedure, such as an unknown column
 
 

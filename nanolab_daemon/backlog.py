@@ -1,0 +1,217 @@
+"""The backlog: what the scan finds that the ledger does not know as it stands now. Opens no raw file.
+
+A thread walks the folders, since a share may keep stat(2) waiting; the engine's thread compares with the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nanolab_daemon.catalog import Catalog, FileRecord
+from nanolab_daemon.errors import EngineError
+from nanolab_daemon.model import FileState, Fingerprint
+from nanolab_daemon.registrar import Action, Registrar, abandon
+from nanolab_daemon.scan import Listing, NameTest, walk
+from nanolab_daemon.tally import Tally
+from nanolab_daemon.tasks import Selection, StageJob
+
+QUEUED_LISTINGS = 16
+SHRINK_FILES = 20
+SHRINK_PART = 0.5
+"""When more than so many files and so large a part of the known ones are gone, a share has vanished, not they."""
+
+WAITS = frozenset({FileState.QUEUED, FileState.STARTED, FileState.MEASURING})
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a pass over the raw folder is to do beyond offering what is new or changed."""
+
+    force: bool = False  # known files too
+    dry: bool = False  # change nothing
+    selection: Selection = field(default_factory=Selection)
+    abandoned_after_s: float = 86400.0
+    infer_missing: bool = True
+
+
+class Backlog:
+    """One pass over the raw folder, as a source of jobs for the engine."""
+
+    def __init__(
+        self,
+        root: Path,
+        test: NameTest,
+        catalog: Catalog | None,
+        tally: Tally,
+        *,
+        rules: Rules,
+        registrar: Registrar | None = None,
+        act: Callable[[list[Action]], None] = lambda _: None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._root = os.fsencode(root)
+        self._test = test
+        self._catalog = catalog
+        self._tally = tally
+        self._rules = rules
+        self._registrar = registrar
+        self._act = act
+        self._wake = wake
+        self._listings: queue.Queue[Listing | None] = queue.Queue(QUEUED_LISTINGS)
+        self._thread = threading.Thread(target=self._walk, name="scan", daemon=True)
+        self._jobs: Iterator[StageJob] = iter(())
+        self._seen: set[bytes] = set()
+        self._failed: set[bytes] = set()
+        self._missing: list[bytes] = []
+        self._ended = False
+        self._stopped = False
+        self.finished = False
+
+    def start(self) -> None:
+        """Begin to walk."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the walk; nothing is concluded from what it has not seen."""
+        self._stopped = True
+        self.finished = True
+        while self._thread.is_alive():
+            try:
+                self._listings.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def _walk(self) -> None:
+        for listing in walk(self._root, self._test):
+            if self._stopped:
+                return
+            self._listings.put(listing)
+            self._wake()
+        self._listings.put(None)
+        self._wake()
+
+    def take(self, most: int) -> Iterator[StageJob]:
+        """Give about `most` files that are to be staged, without waiting."""
+        given = 0
+        while given < most and not self.finished:
+            job = next(self._jobs, None)
+            if job is not None:
+                given += 1
+                yield job
+                continue
+            if self._ended:
+                self.finished = True
+                return
+            try:
+                listing = self._listings.get_nowait()
+            except queue.Empty:
+                return
+            if listing is None:
+                self._ended = True
+                self._conclude()
+            else:
+                self._jobs = self._compare(listing)
+
+    def _compare(self, listing: Listing) -> Iterator[StageJob]:
+        if listing.error is not None:
+            if listing.folder == b"":
+                raise EngineError(
+                    f"The raw folder {os.fsdecode(self._root)} can't be listed: {listing.error.strerror}.",
+                    advice="Is the share mounted? Has this user the right to read it?",
+                )
+            self._failed.add(listing.folder)
+            self._tally.unreadable_folders += 1
+            return
+        self._seen.add(listing.folder)
+        known = {} if self._catalog is None else self._catalog.known_in(listing.folder)
+        for path, fingerprint in listing.files.items():
+            self._tally.found += 1
+            before = known.get(path)
+            if before is not None and before[0] == fingerprint and not self._rules.force:
+                again = self._known(path, before[1], fingerprint)
+                if again is not None:
+                    yield again
+                continue
+            job = self._job(path, fingerprint, is_known=before is not None)
+            if job is not None:
+                yield job
+        self._missing += [path for path in known if path not in listing.files and path not in listing.unseen]
+
+    def _known(self, path: bytes, state: FileState, fingerprint: Fingerprint) -> StageJob | None:
+        """Deal with a file that is known and unchanged: nothing is read, unless it could not be read before."""
+        if state is FileState.WAITING:
+            return self._make(path, fingerprint, None)
+        self._tally.known += 1
+        old = time.time() - fingerprint.mtime_ns / 1e9
+        if state in WAITS and old > self._rules.abandoned_after_s and not self._rules.dry and self._catalog:
+            record = self._catalog.file(path)
+            if record is not None:
+                self._catalog.put_file(abandon(record))
+        return None
+
+    def _job(self, path: bytes, fingerprint: Fingerprint, *, is_known: bool) -> StageJob | None:
+        """Make a job for a new or changed file, unless it is a known one under a new name or come back."""
+        record = None if self._catalog is None else self._catalog.file(path)
+        if (
+            self._registrar is not None
+            and not self._rules.dry
+            and not self._rules.force
+            and self._catalog is not None
+        ):
+            if record is not None and not record.present and record.fingerprint == fingerprint:
+                self._tally.known += 1
+                self._act(self._registrar.returned(record))
+                return None
+            if not is_known:
+                moved = self._moved_from(fingerprint)
+                if moved is not None:
+                    self._tally.known += 1
+                    self._act(self._registrar.moved(moved, path, fingerprint))
+                    return None
+        return self._make(path, fingerprint, record)
+
+    def _make(self, path: bytes, fingerprint: Fingerprint, record: FileRecord | None) -> StageJob:
+        same = (
+            record is not None and not self._rules.force and record.sha256 and record.state is not FileState.WAITING
+        )
+        return StageJob(
+            path,
+            size_bytes=fingerprint.size_bytes,
+            known_sha256=record.sha256 if same and record is not None else None,
+            force=self._rules.force,
+            skip_bad_rows_of=record.sha256 if record is not None and record.skip_bad_rows else None,
+            dry=self._rules.dry,
+            selection=self._rules.selection,
+        )
+
+    def _moved_from(self, fingerprint: Fingerprint) -> FileRecord | None:
+        """Find the file that now has another name: the same inode, size and time, and the old name is gone."""
+        assert self._catalog is not None
+        for record in self._catalog.same_inode(fingerprint):
+            if not os.path.lexists(os.path.join(self._root, record.path)):
+                return record
+        return None
+
+    def _conclude(self) -> None:
+        """Work out which known files are gone, once every folder was seen, and let the registrar know."""
+        if self._catalog is None or self._registrar is None or self._rules.dry or not self._rules.infer_missing:
+            return
+        for folder in self._catalog.known_folders() - self._seen:
+            if not any(folder == failed or folder.startswith(failed + b"/") for failed in self._failed):
+                self._missing += self._catalog.known_in(folder)
+        present = sum(self._catalog.count_files().values())
+        if len(self._missing) > SHRINK_FILES and len(self._missing) > SHRINK_PART * present:
+            self._tally.missing_ignored = len(self._missing)
+            return
+        for path in self._missing:
+            record = self._catalog.file(path)
+            if record is None or not record.present:
+                continue  # followed to its new name meanwhile
+            self._tally.missing += 1
+            self._act(self._registrar.vanished(path))

@@ -1,0 +1,160 @@
+"""One pass over historical data, to its end: what `backfill`, `stage`, `preprocess` and `retry` have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from nanolab_daemon.backlog import Backlog, Rules
+from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.config import Config
+from nanolab_daemon.engine import Engine
+from nanolab_daemon.errors import EngineError
+from nanolab_daemon.layout import check_paths
+from nanolab_daemon.lock import Lock
+from nanolab_daemon.scan import name_test
+from nanolab_daemon.tally import Tally
+from nanolab_daemon.tasks import StageJob, StageOutcome
+
+STEP_S = 0.1
+GIVE_UP_AFTER_S = 60.0
+STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a pass ended."""
+
+    tally: Tally
+    seconds: float
+    interrupted: bool
+
+
+class Wakeup:
+    """Lets another thread end the engine's wait."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Give the descriptor that is readable when somebody called."""
+        return self._reader
+
+    def call(self) -> None:
+        """Wake the engine. Safe from any thread, and from a signal handler."""
+        with contextlib.suppress(OSError):  # full: it is awake already; closed: nobody listens any more
+            os.write(self._writer, b".")
+
+    def clear(self) -> None:
+        """Take note of all calls so far."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._reader, 4096):
+                pass
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+@contextlib.contextmanager
+def stop_signals(call: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question to be asked; `call` wakes who waits."""
+    asked = False
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        call()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: asked
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(
+    config: Config,
+    command: str,
+    *,
+    stage: bool = True,
+    segment: bool = True,
+    rules: Rules | None = None,
+    jobs: Iterable[StageJob] | None = None,
+    on_start: Callable[[Engine], None] = lambda _: None,
+    on_step: Callable[[Engine], None] = lambda _: None,
+    answered: Callable[[StageJob, StageOutcome], None] | None = None,
+) -> Ended:
+    """Work off the whole raw folder, or just `jobs`, and end when all is done. Can be interrupted at any point."""
+    check_paths(config)
+    rules = rules or Rules(abandoned_after_s=config.watch.abandoned_after_s)
+    began = time.monotonic()
+    with Lock(config.paths.state, command):
+        catalog = Catalog.open(config.paths.state / FILE_NAME)
+        wakeup = Wakeup()
+        engine = Engine(config, catalog, segment=segment, answered=answered)
+        backlog: Backlog | None = None
+        try:
+            engine.selector.register(wakeup, 1)
+            engine.start()
+            if jobs is not None:
+                for job in jobs:
+                    engine.offer(job)
+            elif stage:
+                backlog = Backlog(
+                    config.paths.raw,
+                    name_test(config.watch.include, config.watch.exclude),
+                    catalog,
+                    engine.tally,
+                    rules=rules,
+                    registrar=engine.registrar,
+                    act=lambda actions: engine.act(actions, live=False),
+                    wake=wakeup.call,
+                )
+                engine.source = backlog
+                backlog.start()
+            on_start(engine)
+            with stop_signals(wakeup.call) as interrupted:
+                while not engine.idle and not interrupted():
+                    engine.step(STEP_S)
+                    wakeup.clear()
+                    on_step(engine)
+                    _give_up_if_hopeless(engine)
+            if backlog is not None:
+                backlog.stop()
+            engine.stop(STOP_S)
+            return Ended(engine.tally, time.monotonic() - began, interrupted())
+        except sqlite3.Error as error:
+            raise EngineError(
+                f"The ledger in {config.paths.state} can't be written: {error}.",
+                advice="Is the disk full? What is published stays; run the command again when there is room.",
+            ) from error
+        finally:
+            if backlog is not None:
+                backlog.stop()
+            engine.kill()
+            with contextlib.suppress(sqlite3.Error):
+                catalog.close()
+            wakeup.close()
+
+
+def _give_up_if_hopeless(engine: Engine) -> None:
+    """End a command that the machine has kept from working for a minute: a person waits for it."""
+    pause = engine.paused
+    if pause is not None and time.monotonic() - pause.since > GIVE_UP_AFTER_S:
+        raise EngineError(
+            f"Nothing can be written: {pause.reason}.",
+            advice="Make room or mend the rights, then run the command again: it goes on where it stopped.",
+        )

@@ -1,0 +1,474 @@
+"""The flow: files wait in line, go through two pools, and end in the ledger. One thread owns all of it.
+
+Finds no files itself and does not decide what an answer means: it keeps the pools busy, the queues short, live files
+first, and the ledger behind what is safely on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from nanolab_daemon import publish, rawfile
+from nanolab_daemon.catalog import Catalog
+from nanolab_daemon.config import Config
+from nanolab_daemon.lane import Answer, Condemned, Event, Lane
+from nanolab_daemon.log import COUNT, PROC, REASON, ROWS, RUN_ID, SEGMENTS, SOURCE_FILE, STATE, WORKER, logger
+from nanolab_daemon.model import Fingerprint, Rejection
+from nanolab_daemon.names import shown_path
+from nanolab_daemon.pool import Pool
+from nanolab_daemon.registrar import UNKNOWN, Action, CutRun, Registrar, StageAgain
+from nanolab_daemon.tally import Tally
+from nanolab_daemon.tasks import (
+    CannotWrite,
+    Gone,
+    ManifestJob,
+    ManifestWritten,
+    NoRows,
+    Refused,
+    Segmented,
+    SegmentJob,
+    SegmentOutcome,
+    Staged,
+    StagedFileLost,
+    StageJob,
+    StageOutcome,
+    Unchanged,
+    Unreadable,
+    WorkSettings,
+)
+
+BATCH_FILES = 32
+BATCH_BYTES = 2 << 20
+BACKLOG_FILES = 256  # the source is asked for more when fewer wait
+WAITING_RUNS = 512  # the first stage takes no backlog while more wait for the second
+COMMIT_AFTER_S = 0.1
+PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+LONGEST_WAIT_S = 1.0
+
+
+class Source(Protocol):
+    """Where the backlog comes from."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+
+    def take(self, most: int) -> Iterable[StageJob]:
+        """Give about so many files that are to be staged, without waiting; none if none are at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The machine is at fault: nothing is started until then (monotonic seconds)."""
+
+    reason: str
+    since: float
+    until: float
+    tries: int
+
+
+class Engine:
+    """Two persistent pools, the queues before them, and the ledger behind them.
+
+    `answered` is told of each file's outcome after it was recorded; what it returns of jobs is done as well.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        *,
+        segment: bool = True,
+        quiet: bool = True,
+        answered: Callable[[StageJob, StageOutcome], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.catalog = catalog
+        self.source: Source | None = None
+        self.tally = Tally()
+        self.paused: Pause | None = None
+        self.registrar = Registrar(catalog, config.paths.stage, config.paths.output, time.time)
+        self._segment = segment
+        self._answered = answered
+        self._log = logger(__name__)
+        self._tell = self._log.debug if quiet else self._log.info
+        self._began = time.monotonic()
+        settings = work_settings(config, catalog.ledger_id)
+        pools = config.pools
+        self.staging: Lane[StageJob, StageOutcome] = Lane(
+            Pool(
+                "stage",
+                "nanolab_daemon.stage:stage_batch",
+                workers=pools.stage_processes,
+                settings=settings,
+                task_timeout_s=pools.task_timeout_s,
+                task_memory_mb=pools.task_memory_mb,
+            ),
+            key=lambda job: job.path,
+            size_bytes=lambda job: job.size_bytes,
+            most_jobs=BATCH_FILES,
+            most_bytes=BATCH_BYTES,
+        )
+        self.cutting: Lane[SegmentJob | ManifestJob, SegmentOutcome] = Lane(
+            Pool(
+                "segment",
+                "nanolab_daemon.segment:segment_batch",
+                workers=pools.segment_processes,
+                settings=settings,
+                task_timeout_s=pools.task_timeout_s,
+                task_memory_mb=pools.task_memory_mb,
+            ),
+            key=lambda job: job.run_id if isinstance(job, SegmentJob) else "",
+            size_bytes=lambda _: 0,
+            most_jobs=BATCH_FILES,
+            most_bytes=BATCH_BYTES,
+        )
+        self.selector = selectors.DefaultSelector()
+        self._commit_due: float | None = None
+        self._manifest_serial = 0
+        self._manifest_wanted = False
+        self._manifest_due = 0.0
+        self._said: set[str] = set()
+        self._killed = False
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the output folders, clear away what an earlier life left half made, and start both pools."""
+        paths, owner = self.config.paths, self.catalog.ledger_id
+        for root in (paths.stage, paths.output):
+            publish.make_temp_folder(root, owner)
+        for lane in (self.staging, self.cutting):
+            lane.pool.start()
+            self.selector.register(lane.pool, selectors.EVENT_READ)
+        if self._segment:
+            for run_id in self.catalog.pending_runs():
+                self._cut(run_id, live=False)
+        self.want_manifest(self.catalog.manifest_serial() is None)
+
+    def stop(self, limit_s: float) -> None:
+        """End within the limit: running tasks finish and are recorded, or are handed back; all is committed."""
+        withdrawn = self.staging.withdraw() + self.cutting.withdraw()
+        if withdrawn:
+            self._log.info("handed back", **{COUNT: withdrawn})
+        until = time.monotonic() + limit_s
+        while (self.staging.busy or self.cutting.busy) and time.monotonic() < until:
+            self._wait(min(LONGEST_WAIT_S, max(0.0, until - time.monotonic())))
+            self._collect(time.monotonic())
+
+        self.registrar.commit()
+        for lane in (self.staging, self.cutting):
+            lane.pool.close(0.5)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the workers at once and leave no temporary file; what is not committed will be done again."""
+        if self._killed:
+            return
+        self._killed = True
+        for lane in (self.staging, self.cutting):
+            lane.pool.kill()
+        self.selector.close()
+        for root in (self.config.paths.stage, self.config.paths.output):
+            publish.remove_temp_folder(root, self.catalog.ledger_id)
+
+    # -- offers -----------------------------------------------------------------------------------------------------
+
+    def offer(self, job: StageJob) -> None:
+        """Put a raw file in line for the first stage. Offering it twice does no harm."""
+        if not self.staging.holds(job.path):
+            self.tally.to_stage += 1
+        self.staging.offer(job, live=job.live)
+
+    def act(self, actions: Iterable[Action], *, live: bool) -> None:
+        """Do what the registrar found to be necessary."""
+        for action in actions:
+            match action:
+                case CutRun():
+                    self._cut(action.run_id, live=live)
+                case StageAgain():
+                    # Should the program end before it is done, the next scan finds a file that it does not know.
+                    self.catalog.set_fingerprint(action.path, UNKNOWN)
+                    record = self.catalog.file(action.path)
+                    allowed = record.sha256 if record and record.skip_bad_rows else None
+                    self.offer(StageJob(action.path, force=True, live=live, skip_bad_rows_of=allowed))
+
+    def want_manifest(self, wanted: bool = True) -> None:
+        """Have the manifest written again when it is due."""
+        self._manifest_wanted = self._manifest_wanted or wanted
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def step(self, wait_s: float) -> None:
+        """Hand out work, wait for an answer or anything else in `selector`, take in what has come."""
+        now = time.monotonic()
+        self._feed(now)
+        self._wait(min(wait_s, self._until_due(now)))
+        self._collect(time.monotonic())
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was offered is done and recorded, and the source is at its end."""
+        return (
+            (self.source is None or self.source.finished)
+            and self.staging.empty
+            and self.cutting.empty
+            and not self._manifest_wanted
+        )
+
+    def _feed(self, now: float) -> None:
+        if self.paused is not None and now < self.paused.until:
+            return
+        self._take_from_source()
+        last = self.source is None or self.source.finished
+        self.staging.dispatch(backlog=self.cutting.waiting <= WAITING_RUNS or not self._segment, last=last)
+        self._offer_manifest(now)
+        self.cutting.dispatch(last=last and self.staging.empty)
+
+    def _take_from_source(self) -> None:
+        if self.source is None or self.source.finished or self.staging.waiting >= BACKLOG_FILES:
+            return
+        for job in self.source.take(BACKLOG_FILES - self.staging.waiting):
+            self.offer(job)
+
+    def _wait(self, wait_s: float) -> None:
+        self.selector.select(max(0.0, wait_s))
+
+    def _until_due(self, now: float) -> float:
+        due = [now + LONGEST_WAIT_S]
+        due += [at for lane in (self.staging, self.cutting) if (at := lane.pool.next_deadline()) is not None]
+        if self._commit_due is not None:
+            due.append(self._commit_due)
+        if self.paused is not None:
+            due.append(self.paused.until)
+        if self._manifest_wanted:
+            due.append(max(self._manifest_due, now + 0.01))
+        return min(due) - now
+
+    def _collect(self, now: float) -> None:
+        for event in self.staging.poll(now):
+            self._take_staging(event, now)
+        for cut in self.cutting.poll(now):
+            self._take_cutting(cut, now)
+        if self.catalog.uncommitted:
+            if self._commit_due is None:
+                self._commit_due = now + COMMIT_AFTER_S
+            if now >= self._commit_due or (self.staging.empty and self.cutting.empty):
+                self.registrar.commit()
+                self._commit_due = None
+        else:
+            self._commit_due = None
+
+    # -- the first stage --------------------------------------------------------------------------------------------
+
+    def _take_staging(self, event: Event[StageJob, StageOutcome], now: float) -> None:
+        match event:
+            case Answer():
+                self._staged(event.job, event.result, now)
+            case Condemned():
+                self._condemned(event, now)
+            case _:
+                file = shown_path(event.job.path) if event.job else None
+                self._log.warning("worker lost", **{REASON: event.words, WORKER: event.pid, SOURCE_FILE: file})
+
+    def _staged(self, job: StageJob, outcome: StageOutcome, now: float) -> None:
+        if isinstance(outcome, CannotWrite):
+            self._pause(outcome.reason, now)
+            self.staging.offer(job, live=job.live)
+            return
+        if isinstance(outcome, Unreadable) and outcome.machine:
+            self._pause(outcome.reason, now)
+            self.staging.offer(job, live=job.live)
+            return
+        self.tally.staged_done += 1
+        self.tally.stage.add(1, now - self._began)
+        if not job.dry:
+            self._resume()
+            self.act(self._record(job, outcome), live=job.live)
+        self._count(job, outcome)
+        if self._answered is not None:
+            self._answered(job, outcome)
+
+    def _record(self, job: StageJob, outcome: StageOutcome) -> list[Action]:
+        registrar, file = self.registrar, shown_path(job.path)
+        match outcome:
+            case Staged():
+                facts = outcome.facts
+                self._remark(outcome.remarks)
+                actions = registrar.staged(job, outcome)
+                self.want_manifest()
+                bound = {SOURCE_FILE: file, RUN_ID: facts.run_id, PROC: facts.proc, ROWS: facts.rows}
+                self._tell("staged", complete=facts.completeness.complete, **bound)
+                return actions
+            case NoRows():
+                old = time.time() - outcome.fingerprint.mtime_ns / 1e9
+                abandoned = not job.live and old > self.config.watch.abandoned_after_s
+                actions = registrar.no_rows(job, outcome, abandoned=abandoned)
+                self._tell("no rows yet", **{SOURCE_FILE: file, STATE: outcome.state, PROC: outcome.proc})
+                return actions
+            case Refused():
+                refusal = outcome.rejection
+                self._log.warning("rejected", cause=refusal.cause, **{SOURCE_FILE: file, REASON: refusal.reason})
+                return registrar.refused(job, outcome)
+            case Unchanged():
+                return registrar.unchanged(job, outcome.fingerprint)
+            case Gone():
+                return registrar.vanished(job.path)
+            case Unreadable():
+                self._tell("unreadable for now", **{SOURCE_FILE: file, REASON: outcome.reason})
+                return registrar.unreadable(job, outcome, self._fingerprint(job.path))
+            case _:
+                return []
+
+    def _count(self, job: StageJob, outcome: StageOutcome) -> None:
+        tally = self.tally
+        match outcome:
+            case Staged():
+                record = None if job.dry else self.catalog.file(job.path)
+                tally.outcomes[record.state if record else "staged"] += 1
+                complete = outcome.facts.completeness.complete
+                if complete is not None:
+                    agreed = tally.agreement.setdefault(outcome.facts.proc, [0, 0])
+                    agreed[0] += complete
+                    agreed[1] += 1
+                tally.incomplete += complete is False
+            case NoRows():
+                record = None if job.dry else self.catalog.file(job.path)
+                tally.outcomes[record.state if record else outcome.state] += 1
+            case Refused():
+                tally.outcomes["rejected"] += 1
+                tally.causes[outcome.rejection.cause] += 1
+            case _:
+                tally.outcomes[type(outcome).__name__.lower()] += 1
+
+    def _condemned(self, event: Condemned[StageJob], now: float) -> None:
+        job = event.job
+        rejection = Rejection(
+            event.cause,
+            f"{event.words} (tried {event.attempts} times, the last time alone)",
+            advice="Look at the file; `nanolab-daemon retry FILE` tries again, as does any change of its bytes.",
+        )
+        self._log.error("quarantined", cause=event.cause, **{SOURCE_FILE: shown_path(job.path), REASON: event.words})
+        refused = Refused(self._fingerprint(job.path), None, rejection)
+        self.tally.staged_done += 1
+        self.tally.stage.add(1, now - self._began)
+        self._count(job, refused)
+        if not job.dry:
+            self.act(self.registrar.refused(job, refused, attempts=event.attempts), live=job.live)
+        if self._answered is not None:
+            self._answered(job, refused)
+
+    def _remark(self, remarks: Iterable[str]) -> None:
+        for remark in remarks:
+            if remark not in self._said:
+                self._said.add(remark)
+                self._log.warning(remark)
+
+    def _fingerprint(self, path: bytes) -> Fingerprint:
+        try:
+            return rawfile.fingerprint(os.lstat(os.path.join(os.fsencode(self.config.paths.raw), path)))
+        except OSError:
+            return UNKNOWN
+
+    # -- the second stage -------------------------------------------------------------------------------------------
+
+    def _cut(self, run_id: str, *, live: bool) -> None:
+        if not self._segment:
+            return
+        job = self.registrar.segment_job(run_id, live=live)
+        if job is not None:
+            self.tally.to_segment += not self.cutting.holds(run_id)
+            self.cutting.offer(job, live=live)
+
+    def _take_cutting(self, event: Event[SegmentJob | ManifestJob, SegmentOutcome], now: float) -> None:
+        match event:
+            case Answer():
+                self._cut_done(event.job, event.result, now)
+            case Condemned():
+                self._log.error("second stage failed", **{REASON: event.words, RUN_ID: _run_of(event.job)})
+                if isinstance(event.job, SegmentJob):
+                    self.tally.segmented_done += 1
+                    self.registrar.not_segmented(event.job.run_id, event.words)
+            case _:
+                run = _run_of(event.job) if event.job else None
+                self._log.warning("worker lost", **{REASON: event.words, WORKER: event.pid, RUN_ID: run})
+
+    def _cut_done(self, job: SegmentJob | ManifestJob, outcome: SegmentOutcome, now: float) -> None:
+        if isinstance(outcome, CannotWrite):
+            self._pause(outcome.reason, now)
+            if isinstance(job, SegmentJob):
+                self.cutting.offer(job, live=job.live)
+            else:
+                self.want_manifest()
+            return
+        self._resume()
+        match outcome:
+            case Segmented():
+                assert isinstance(job, SegmentJob)
+                self.tally.segmented_done += 1
+                self.tally.segments += len(outcome.outputs)
+                self.tally.segment.add(1, now - self._began)
+                self.act(self.registrar.segmented(job, outcome), live=job.live)
+                self.want_manifest()
+                self._tell("segmented", **{RUN_ID: outcome.run_id, SEGMENTS: len(outcome.outputs)})
+            case StagedFileLost():
+                self.tally.segmented_done += 1
+                self._log.warning("staged file lost", **{RUN_ID: outcome.run_id, REASON: outcome.reason})
+                self.act(self.registrar.staged_file_lost(outcome.run_id), live=True)
+            case ManifestWritten():
+                self.catalog.set_manifest_serial(outcome.serial)
+
+    def _offer_manifest(self, now: float) -> None:
+        """Write the manifest when its time has come, or when all else is done."""
+        if not self._manifest_wanted or self.cutting.holds(""):
+            return
+        done = (self.source is None or self.source.finished) and self.staging.empty and self.cutting.empty
+        if now < self._manifest_due and not done:
+            return
+        self.registrar.commit()  # it is made from what is committed
+        self._manifest_serial += 1
+        self._manifest_wanted = False
+        # A big lab's manifest takes a while: let it cost a few per cent of a worker's time at most.
+        self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.totals()["runs"] / 2000)
+        ledger = self.config.paths.state / "ledger.sqlite"
+        self.cutting.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
+
+    # -- the machine's faults ---------------------------------------------------------------------------------------
+
+    def _pause(self, reason: str, now: float) -> None:
+        if self.paused is not None and now < self.paused.until:
+            return  # others of the same batch
+        tries = self.paused.tries + 1 if self.paused else 1
+        wait_s = PAUSES_S[min(tries, len(PAUSES_S)) - 1]
+        since = self.paused.since if self.paused else now
+        self.paused = Pause(reason, since, now + wait_s, tries)
+        self._log.error("paused", **{REASON: reason}, retry_in_s=wait_s)
+
+    def _resume(self) -> None:
+        if self.paused is not None and time.monotonic() >= self.paused.until:
+            self._log.info("resumed", **{REASON: self.paused.reason})
+            self.paused = None
+
+
+def _run_of(job: SegmentJob | ManifestJob) -> str:
+    return job.run_id if isinstance(job, SegmentJob) else "manifest"
+
+
+def work_settings(config: Config, owner: str) -> WorkSettings:
+    """Give the part of the configuration that the workers need."""
+    return WorkSettings(
+        raw_root=str(config.paths.raw),
+        stage_root=str(config.paths.stage),
+        output_root=str(config.paths.output),
+        owner=owner,
+        timezone=config.lab.timezone,
+        procedures=config.procedures,
+        min_segment_points=config.segments.min_segment_points,
+        max_file_bytes=config.limits.max_file_mb << 20,
+        max_header_bytes=config.limits.max_header_kb << 10,
+    )

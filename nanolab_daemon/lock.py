@@ -1,0 +1,101 @@
+"""One engine for each state directory: a lock that ends with its holder, and says who that is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from nanolab_daemon.errors import EngineError
+
+FILE_NAME = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lock."""
+
+    pid: int
+    command: str
+    since: float  # seconds since 1970
+
+
+class Lock:
+    """The lock on a state directory, held until `release` or the end of the process, however it comes."""
+
+    def __init__(self, state: Path, command: str) -> None:
+        self._path = state / FILE_NAME
+        self._command = command
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock; raise EngineError naming the holder if another engine has it."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise EngineError(
+                f"The state folder {self._path.parent} can't be written: {error.strerror}.",
+                advice="Give this user the right to write there, or name another with --state-dir.",
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise EngineError(
+                f"The state folder {self._path.parent} is in use by {_words(holder(self._path.parent))}.",
+                advice="Wait for it to end, or stop it.",
+            ) from None
+        text = json.dumps({"pid": os.getpid(), "command": self._command, "since": time.time()})
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text.encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def holder(state: Path) -> Holder | None:
+    """Tell who holds the lock on a state directory now; None if nobody does."""
+    try:
+        fd = os.open(state / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read(fd)
+        return None  # nobody holds it: what it says is left from a process that was killed
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int) -> Holder:
+    try:
+        found = json.loads(os.pread(fd, 4096, 0))
+        return Holder(int(found["pid"]), str(found["command"]), float(found["since"]))
+    except (ValueError, KeyError, TypeError):
+        return Holder(0, "", 0.0)
+
+
+def _words(who: Holder | None) -> str:
+    if who is None or not who.pid:
+        return "another process"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(who.since))
+    return f"`nanolab-daemon {who.command}`, process {who.pid}, since {since}"

@@ -1,0 +1,128 @@
+"""The ledger's runs → `_manifest/manifest.parquet`, one row a run, rebuilt whole and replaced in one step.
+
+Reads the ledger beside its writer and changes nothing in it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from nanolab_daemon import parquet, publish
+from nanolab_daemon.catalog import Catalog, RunRecord
+from nanolab_daemon.names import shown_path
+from nanolab_daemon.procedures import Registry
+
+PATH = "_manifest/manifest.parquet"
+
+_FIXED: tuple[tuple[str, pa.DataType], ...] = (
+    ("run_id", pa.string()),
+    ("proc", pa.string()),
+    ("status", pa.string()),
+    ("start_dt", pa.timestamp("us", "UTC")),
+    ("date", pa.string()),
+    ("date_origin", pa.string()),
+    ("chip_group", pa.string()),
+    ("chip_number", pa.int64()),
+    ("sample", pa.string()),
+    ("procedure_version", pa.string()),
+    ("rows", pa.int64()),
+    ("expected_rows", pa.int64()),
+    ("expected_end_s", pa.float64()),
+    ("complete", pa.bool_()),
+    ("completeness_rule", pa.string()),
+    ("path", pa.string()),
+    ("segments_path", pa.string()),
+    ("source_file", pa.string()),
+    ("source_sha256", pa.string()),
+    ("source_missing", pa.bool_()),
+    ("segments", pa.int64()),
+    ("rows_outside_segments", pa.int64()),
+    ("bad_rows_skipped", pa.int64()),
+    ("with_light", pa.bool_()),
+    ("wavelength_nm", pa.float64()),
+    ("laser_voltage_V", pa.float64()),
+    ("staged_at", pa.timestamp("us", "UTC")),
+    ("segmented_at", pa.timestamp("us", "UTC")),
+    ("revision", pa.int64()),
+    ("version", pa.string()),
+)
+
+
+def write(ledger: Path, stage_root: Path, owner: str) -> int:
+    """Write the manifest as the ledger stands, durably; give the number of runs in it."""
+    catalog = Catalog.open_to_read(ledger)
+    if catalog is None:
+        raise FileNotFoundError(2, "the ledger is gone", str(ledger))
+    try:
+        built = table(list(catalog.runs()))
+    finally:
+        catalog.close()
+    encoded = parquet.encode(built, {"runs": str(built.num_rows)})
+    temp = publish.temp_folder(stage_root, owner)
+    bundle = publish.write_bundle(temp, {"manifest.parquet": encoded})
+    publish.sync(stage_root)
+    target = stage_root / PATH
+    target.parent.mkdir(exist_ok=True)
+    (bundle / "manifest.parquet").replace(target)
+    publish.discard(bundle)
+    return int(built.num_rows)
+
+
+def table(runs: list[RunRecord]) -> pa.Table:
+    """Lay out the manifest: fixed columns first, then every parameter that any procedure puts there."""
+    columns: dict[str, list[object]] = {name: [] for name, _ in _FIXED}
+    parameters = {name for procedure in Registry.builtin() for name in procedure.manifest}
+    parameters |= {name for run in runs for name in run.facts.parameters}
+    extra: dict[str, list[object]] = {name: [] for name in sorted(parameters)}
+    for run in runs:
+        for (_, column), value in zip(columns.items(), _values(run), strict=True):
+            column.append(value)
+        for name, column in extra.items():
+            column.append(run.facts.parameters.get(name))
+    arrays = [pa.array(columns[name], kind) for name, kind in _FIXED]
+    arrays += [pa.array(values, pa.float64()) for values in extra.values()]
+    return pa.table(arrays, names=[*columns, *extra])
+
+
+def _values(run: RunRecord) -> tuple[object, ...]:
+    facts, end = run.facts, run.facts.completeness
+    done = run.segmentation == "done"
+    return (
+        facts.run_id,
+        facts.proc,
+        "segmented" if done else "staged",
+        facts.start_us,
+        facts.date,
+        str(facts.date_origin),
+        facts.chip_group,
+        facts.chip_number,
+        facts.sample,
+        facts.procedure_version,
+        facts.rows,
+        end.expected_rows,
+        end.expected_end_s,
+        end.complete,
+        end.rule,
+        run.stage_file.path,
+        run.segments_folder if done and run.segment_files else None,
+        shown_path(run.source),
+        run.source_sha256,
+        run.source_missing,
+        len(run.segment_files) if done else None,
+        run.rows_outside if done else None,
+        facts.bad_rows_skipped,
+        facts.with_light,
+        facts.wavelength_nm,
+        facts.laser_voltage_V,
+        _moment(run.staged_at),
+        _moment(run.segmented_at),
+        run.revision,
+        run.version,
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,53 @@
+"""Counts of one engine's life, for progress bars, summaries and `status`. Numbers only; decides nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+BUCKETS = 48
+
+
+@dataclass(slots=True)
+class Timeline:
+    """How much a stage did when: counts in equal spans that widen as time goes on, so that it never grows."""
+
+    began_s: float | None = None
+    ended_s: float | None = None
+    span_s: float = 0.25
+    counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def add(self, number: int, at_s: float) -> None:
+        """Count what was done at a moment (seconds since the engine began)."""
+        if self.began_s is None:
+            self.began_s = at_s
+        self.ended_s = at_s
+        while at_s >= self.span_s * BUCKETS:
+            halves = [a + b for a, b in zip(self.counts[::2], self.counts[1::2], strict=True)]
+            self.counts = halves + [0] * (BUCKETS - len(halves))
+            self.span_s *= 2
+        self.counts[int(at_s / self.span_s)] += number
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an engine has met and done. `files` are raw files looked at in this life, each counted once a pass."""
+
+    found: int = 0  # raw files that the scan met
+    known: int = 0  # of these, unchanged: not opened
+    to_stage: int = 0  # offered to the first stage
+    staged_done: int = 0  # of these, answered
+    to_segment: int = 0
+    segmented_done: int = 0
+    segments: int = 0
+    runs: int = 0
+    complete: int = 0
+    incomplete: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)  # by state of the file, or other ending
+    causes: Counter[str] = field(default_factory=Counter)  # of rejections
+    agreement: dict[str, list[int]] = field(default_factory=dict)  # procedure → [proven complete, judged]
+    unreadable_folders: int = 0
+    missing: int = 0
+    missing_ignored: int = 0
+    stage: Timeline = field(default_factory=Timeline)
+    segment: Timeline = field(default_factory=Timeline)
