@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, pairwise
 
@@ -431,10 +431,11 @@ def _completeness_in_time(
 
 
 def _is_proven_in_time(procedure: Procedure, header: Header, time_s: float) -> bool:
-    lengths = [_sum(procedure, header, span) for span in procedure.phases]
     end_s = _total(procedure, header, procedure.phases)
     if end_s is None or not time_s >= end_s * (1 + _TIME_DUST):
         return False
     # Each phase writes a row even if its time is over: only where no phase is short is a row after the end the last.
+    happening = (span for span in procedure.phases if not span.only_lit or _laser_is_on(procedure, header))
+    lengths = (_sum(procedure, header, replace(span, per_set_point=False)) for span in happening)
     shortest = min(length for length in lengths if length is not None)
     return shortest >= _SURE_PHASE_S + step_time_s(procedure, header)

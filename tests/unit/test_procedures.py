@@ -1,0 +1,260 @@
+"""The registry: what it holds, what a user may lay over it, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolab_daemon.errors import ConfigError, FileRejectedError
+from nanolab_daemon.procedures import Light, Procedure, Registry, unknown_procedure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from procedure_files import header_of
+
+PT100 = ("Plate T (degC)", "Ambient T (degC)", "Clock (ms)")
+BUILTIN = Registry.builtin()
+
+
+def known(name: str, registry: Registry = BUILTIN) -> Procedure:
+    procedure = registry.get(name)
+    assert procedure is not None
+    return procedure
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("IV", ("Vsd (V)", "I (A)", *PT100)),
+        ("IVT", ("Vsd (V)", "I (A)", *PT100)),
+        ("IVg", ("Vg (V)", "I (A)", *PT100)),
+        ("IVgT", ("Vg (V)", "I (A)", *PT100)),
+        ("VVg", ("Vg (V)", "VDS (V)", "t (s)", *PT100)),
+        ("VVgCooldown", ("Vg (V)", "VDS (V)", "t (s)", *PT100)),
+        ("It", ("t (s)", "I (A)", "VL (V)", *PT100)),
+        ("ITt", ("t (s)", "I (A)", "VL (V)", *PT100)),
+        ("It2", ("t (s)", "I (A)", "VL (V)", *PT100)),
+        ("Vt", ("t (s)", "VDS (V)", "VL (V)", *PT100)),
+        ("Pt", ("t (s)", "P (W)", "VL (V)")),
+        ("ItVg", ("t (s)", "I (A)", "Vg (V)")),
+        ("ItWl", ("t (s)", "I (A)", "wl (nm)")),
+        ("LaserCalibration", ("VL (V)", "Power (W)")),
+        ("Pwl", ("Wavelength (nm)", "Power (W)", "Time (s)")),
+        ("Iwl", ("Wavelength (nm)", "I (A)", "t (s)")),
+        ("Tt", ("Time (s)", *PT100)),
+        ("Stress", ("t (s)", *PT100)),
+        ("FakeProcedure", ("t (s)", "fake_data")),
+        ("Wait", ()),
+    ],
+)
+def test_columns(name: str, columns: tuple[str, ...]) -> None:
+    """Each procedure has the columns of the instrument program, the temperature sensor's last."""
+    assert known(name).columns == columns
+
+
+def test_all_procedures_are_there() -> None:
+    """The registry holds the twenty procedures that the lab's files come from."""
+    assert len(BUILTIN) == 20
+    assert BUILTIN.get("NoSuchThing") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("IV", "Vsd (V)"), ("IVT", "Vsd (V)"), ("IVg", "Vg (V)"), ("IVgT", "Vg (V)"), ("VVg", "Vg (V)")],
+)
+def test_segmented_procedures(name: str, column: str) -> None:
+    """Sweeps of a voltage at the sample are cut into segments along that voltage."""
+    assert known(name).segmented
+    assert known(name).swept == column
+
+
+@pytest.mark.parametrize("name", ["It", "LaserCalibration", "Pwl", "ItVg", "Tt", "Stress"])
+def test_others_are_not_segmented(name: str) -> None:
+    """Time series and calibrations have no second stage."""
+    assert not known(name).segmented
+
+
+def test_old_columns_get_their_present_names() -> None:
+    """Columns of Tt have had three sets of names."""
+    tt = known("Tt")
+    middle = ("Time (s)", "Plate Temperature (degC)", "Ambient Temperature (degC)", "Clock")
+    assert tt.canonical_columns(middle) == tt.columns
+    assert tt.canonical_columns(("Time (s)", "Temperature (°C)")) == ("Time (s)", "Plate T (degC)")
+    assert tt.canonical("Humidity") == "Humidity"
+    with pytest.raises(FileRejectedError, match="two names of one column"):
+        tt.canonical_columns(("Clock", "Clock (ms)"))
+
+
+@pytest.mark.parametrize(
+    ("procedure", "old", "present"),
+    [
+        ("IV", "Chip", "Chip group name"),
+        ("IVg", "Comment", "Information"),
+        ("IVg", "I range", "Irange"),
+        ("It", "Initial temperature", "Initial (current) T"),
+        ("It", "Hot plate start time", "T step start time"),
+        ("Tt", "Hot plate temperature step", "T step"),
+    ],
+)
+def test_old_parameters_are_found(procedure: str, old: str, present: str) -> None:
+    """A parameter is found under its present name in files that have it under an old one."""
+    assert known(procedure).parameter(header_of(procedure, {old: "7"}), present) == "7"
+    assert known(procedure).parameter(header_of(procedure, {old: "7", present: "8"}), present) == "8"
+    assert known(procedure).parameter(header_of(procedure, {}), present) is None
+
+
+@pytest.mark.parametrize(
+    ("procedure", "parameters", "light"),
+    [
+        ("IV", {"Laser voltage": "2.11 V", "Laser wavelength": "455"}, Light(True, 455.0, 2.11)),
+        ("IVg", {"Laser voltage": "0 V", "Laser wavelength": "455"}, Light(False, 455.0, 0.0)),
+        ("It", {"Laser wavelength": "565"}, Light(False, 565.0, None)),
+        ("It", {"Laser voltage": "nan V"}, Light(False, None, None)),
+        ("ItWl", {"Wavelength": "350 nm"}, Light(False, 350.0, None)),
+        ("LaserCalibration", {"Laser wavelength": "455", "Laser voltage end": "5 V"}, Light(False, 455.0, None)),
+        ("Tt", {"Laser voltage": "1 V"}, Light(False, None, None)),
+    ],
+)
+def test_light_is_the_voltage(procedure: str, parameters: dict[str, str], light: Light) -> None:
+    """The laser was on if its voltage was not 0; the wavelength stands in dark headers too."""
+    assert known(procedure).light(header_of(procedure, parameters)) == light
+
+
+def test_chip() -> None:
+    """Chip and sample are read where the procedure has them."""
+    chip = {"Chip group name": "Alisson ", "Chip number": "79", "Sample": "D"}
+    assert known("IV").chip(header_of("IV", chip)) == ("Alisson ", 79, "D")
+    assert known("IV").chip(header_of("IV", {"Chip number": "a"})) == (None, None, None)
+    assert known("Pt").chip(header_of("Pt", chip)) == (None, None, None)
+
+
+def test_manifest_values() -> None:
+    """Swept and fixed voltages and the period go to the manifest, in their units, as far as the header has them."""
+    ivg = {"VDS": "0.1 V", "VG start": "-5 V", "VG end": "5 V", "VG step": "0.05 V"}
+    values = {"vds_V": 0.1, "vg_start_V": -5.0, "vg_end_V": 5.0, "vg_step_V": 0.05}
+    assert known("IVg").manifest_values(header_of("IVg", ivg)) == values
+    it = header_of("It", {"VG": "DP + 1 V", "VDS": "100 mV", "Laser ON+OFF period": "120 s"})
+    assert known("It").manifest_values(it) == {"laser_period_s": 120.0}
+
+
+def test_user_adds_a_procedure() -> None:
+    """A procedure needs no code: a table in the configuration is enough."""
+    table: dict[str, Any] = {
+        "like": "IVg",
+        "columns": ["Vg (V)", "I (A)", "Ileak (A)"],
+        "column_aliases": {"Igate (A)": "Ileak (A)"},
+        "paths": ["start-end"],
+        "parameters": {"Pressure": "float Pa"},
+        "manifest": {"pressure_Pa": "Pressure"},
+    }
+    registry = BUILTIN.with_overrides({"IVgP": table})
+    added = known("IVgP", registry)
+    assert added.canonical("Igate (A)") == "Ileak (A)"
+    assert added.manifest["vg_start_V"] == "VG start"
+    assert added.number(header_of("IVgP", {"Pressure": "3 Pa"}), "Pressure") == 3.0
+    assert BUILTIN.get("IVgP") is None
+    assert len(registry) == len(BUILTIN) + 1
+
+
+def test_override_reaches_those_that_are_alike() -> None:
+    """A column added to IV is in IVT too, for IVT is like IV."""
+    registry = BUILTIN.with_overrides({"IV": {"columns": ["Vsd (V)", "I (A)", "t (s)"]}})
+    assert known("IVT", registry).columns == ("Vsd (V)", "I (A)", "t (s)")
+    assert known("IVT", registry).paths == known("IVT").paths
+
+
+def test_empty_text_takes_an_entry_away() -> None:
+    """An inherited name is removed by an empty text."""
+    registry = BUILTIN.with_overrides({"IV": {"manifest": {"vg_V": ""}}})
+    assert "vg_V" not in known("IV", registry).manifest
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"IV": 3}, ["procedures.IV", "3", "table"]),
+        ({"I V": {}}, ["procedures.I V", "plain word"]),
+        ({"IV": {"colums": []}}, ["procedures.IV.colums", "did you mean 'columns'"]),
+        ({"IV": {"frobnicate": 1}}, ["procedures.IV.frobnicate", "the keys are"]),
+        ({"IV": {"columns": "Vsd (V)"}}, ["procedures.IV.columns", "list of column names"]),
+        ({"IV": {"columns": [1]}}, ["procedures.IV.columns", "list of column names"]),
+        ({"IV": {"columns": ["Vsd (V)", "Vsd (V)"]}}, ["procedures.IV.columns", "once"]),
+        ({"IV": {"columns": ["Vsd (V)", "proc"]}}, ["procedures.IV.columns", "'proc'", "another name"]),
+        ({"IV": {"columns": ["V"]}}, ["procedures.IV.swept", "'Vsd (V)'", "one of the columns (V)"]),
+        ({"IV": {"column_aliases": ["a"]}}, ["procedures.IV.column_aliases", "table of texts"]),
+        ({"IV": {"column_aliases": {"I (A)": "Vsd (V)"}}}, ["procedures.IV.column_aliases.I (A)", "not itself"]),
+        ({"IV": {"column_aliases": {"J": "K"}}}, ["procedures.IV.column_aliases.J", "'K'", "one of the columns"]),
+        ({"IV": {"parameters": {"VG": 1}}}, ["procedures.IV.parameters", "table of texts"]),
+        ({"IV": {"parameters": {"VG": "flot V"}}}, ["procedures.IV.parameters.VG", "'flot V'", "float, int"]),
+        ({"IV": {"renamed": {"VG": "VSD end"}}}, ["procedures.IV.renamed.VG", "not itself a parameter"]),
+        ({"IV": {"renamed": {"Gate": "Vg"}}}, ["procedures.IV.renamed.Gate", "'Vg'", "one of the parameters"]),
+        ({"IV": {"swept": 1}}, ["procedures.IV.swept", "1", "one of the columns"]),
+        ({"IV": {"paths": "start-end"}}, ["procedures.IV.paths", "list of paths"]),
+        ({"IV": {"paths": ["up"]}}, ["procedures.IV.paths", "'up'", "'start-end'"]),
+        ({"IV": {"paths": [{"since": "2025-01-01"}]}}, ["procedures.IV.paths", "a kind"]),
+        ({"IV": {"paths": [{"kind": "start-end", "form": 1}]}}, ["procedures.IV.paths.form", "since"]),
+        ({"IV": {"paths": [{"kind": "start-end", "since": "July"}]}}, ["procedures.IV.paths.since", "2025-07-17"]),
+        ({"IV": {"paths": [{"kind": "start-end", "below_version": 2}]}}, ["paths.below_version", "2.0.0"]),
+        ({"IV": {"start": "VSD begin"}}, ["procedures.IV.start", "'VSD begin'", "one of the parameters"]),
+        ({"IV": {"segmented": "yes"}}, ["procedures.IV.segmented", "'yes'", "true or false"]),
+        ({"IV": {"manifest": {"VG": "VG"}}}, ["procedures.IV.manifest.VG", "vds_V"]),
+        ({"IV": {"manifest": {"status": "VG"}}}, ["procedures.IV.manifest.status", "another name"]),
+        ({"IV": {"manifest": {"x": "Sample"}}}, ["procedures.IV.manifest.x", "'Sample'", "numbers"]),
+        ({"IV": {"silences": ["Step time"]}}, ["procedures.IV.silences", "list of tables"]),
+        ({"IV": {"silences": [{"Nap": 1}]}}, ["procedures.IV.silences.Nap", "one of the parameters"]),
+        ({"IV": {"silences": [{"Step time": True}]}}, ["procedures.IV.silences.Step time", "factor"]),
+        ({"It": {"phases": [{"VG": 1, "lit": 1}]}}, ["procedures.It.phases.lit", "true or false"]),
+        ({"It": {"stops": "never"}}, ["procedures.It.stops", "'after' or 'before'"]),
+        ({"New": {"columns": ["a"], "segmented": True}}, ["procedures.New.swept", "segmented"]),
+        ({"New": {"paths": ["start-end"]}}, ["procedures.New.start", "paths"]),
+        ({"New": {"like": "Old"}}, ["procedures.New.like", "'Old'", "name of a procedure"]),
+        ({"A": {"like": "B"}, "B": {"like": "A"}}, ["like", "like this one"]),
+        ({"A": {"like": 5}}, ["procedures.A.like", "5"]),
+    ],
+)
+def test_mistakes_are_named(overrides: dict[str, Any], words: list[str]) -> None:
+    """A mistake in the configuration is told with its key, its value and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        BUILTIN.with_overrides(overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_digest_is_stable_and_tells_registries_apart() -> None:
+    """Equal registries have equal digests, whatever the order of keys; others have others."""
+    assert BUILTIN.with_overrides({}).digest == BUILTIN.digest
+    assert BUILTIN.with_overrides({"IV": {"segmented": True}}).digest == BUILTIN.digest
+    changed = BUILTIN.with_overrides({"IV": {"segmented": False}})
+    assert changed.digest != BUILTIN.digest
+    assert len(changed.digest) == 64
+
+
+def test_registry_goes_to_workers() -> None:
+    """Registry and procedures are pickled without loss."""
+    changed = BUILTIN.with_overrides({"IV": {"segmented": False}})
+    assert pickle.loads(pickle.dumps(changed)).digest == changed.digest
+    assert pickle.loads(pickle.dumps(known("Tt"))) == known("Tt")
+
+
+def test_unknown_procedure_has_the_common_names() -> None:
+    """Of a procedure that nobody described, light and chip are known all the same."""
+    procedure = unknown_procedure("Novel")
+    header = header_of("Novel", {"Laser voltage": "1 V", "Chip": "C", "Chip number": "3"})
+    assert procedure.light(header).on
+    assert procedure.chip(header) == ("C", 3, None)
+    assert procedure.columns == ()
+
+
+def test_nothing_heavy_is_imported() -> None:
+    """The daemon's parent process reads headers without numpy, Polars or Arrow."""
+    code = (
+        "import json, sys; import nanolab_daemon.header, nanolab_daemon.identity, nanolab_daemon.ramps;"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"numpy", "polars", "pyarrow", "pandas"} & set(json.loads(done.stdout))

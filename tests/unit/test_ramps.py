@@ -1,0 +1,525 @@
+"""Set points, ends in time, completeness and silences, against numpy and the lab's own files."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from nanolab_daemon.header import parse_header
+from nanolab_daemon.model import Completeness, Header
+from nanolab_daemon.procedures import PathKind, Procedure, Registry
+from nanolab_daemon.ramps import (
+    MAX_POINTS,
+    arange,
+    burn_in_s,
+    completeness,
+    expectation,
+    is_proven,
+    longest_silence_s,
+    proof_column,
+    set_points,
+    step_time_s,
+)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from procedure_files import header_of
+from realdata import real_files
+
+REGISTRY = Registry.builtin()
+BEFORE_TWO_STEPS = "1735732800"  # 2025-01-01
+SUMMER_2025 = "1752364800"  # 2025-07-13
+OCTOBER_2025 = "1760370548.4"
+NEXT_YEAR = "1775000000"
+volts = st.integers(-4000, 4000).map(lambda n: n / 100)
+steps = st.sampled_from([0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.3, 0.7, 1.0])
+
+
+def known(name: str) -> Procedure:
+    procedure = REGISTRY.get(name)
+    assert procedure is not None
+    return procedure
+
+
+def sweep(
+    name: str, start: float, end: float, step: float, start_time: str | None = OCTOBER_2025, **more: str
+) -> tuple[Procedure, Header]:
+    procedure = known(name)
+    assert procedure.start
+    assert procedure.end
+    assert procedure.step
+    unit = procedure.parameters[procedure.start].unit
+    values = {procedure.start: start, procedure.end: end, procedure.step: step}
+    texts = {key: f"{value:g} {unit}" for key, value in values.items()}
+    return procedure, header_of(
+        name, {**texts, **{key.replace("_", " "): text for key, text in more.items()}}, start_time
+    )
+
+
+def judged(procedure: Procedure, header: Header, values: Sequence[float]) -> Completeness:
+    return completeness(procedure, header, len(values), values, None)
+
+
+# --- set points
+
+
+def numpy_up_down(start: float, end: float, step: float) -> np.ndarray:
+    return np.concatenate((np.arange(start, end, step), np.arange(end, start - step, -step)))
+
+
+def numpy_there_and_back(start: float, end: float, step: float) -> np.ndarray:
+    sign = 1 if start > 0 else -1
+    out = np.arange(0, start, sign * step)
+    return np.concatenate((out, numpy_up_down(start, end, step), np.flip(out)))
+
+
+def numpy_two_steps(start: float, end: float, step: float) -> np.ndarray:
+    large = 5e-4 if 1e-6 <= step <= 5e-4 else step
+    sign = 1 if start > 0 else -1
+    near, far = sign * min(abs(start), 5e-4), -sign * min(abs(end), 5e-4)
+    corners = [(0, near, step, 1), (near, start, large, 1), (start, near, large, -1), (near, far, step, -1)]
+    corners += [(far, end, large, -1), (end, far, large, 1), (far, sign * step, step, 1)]
+    return np.concatenate([np.arange(a, b, sign * way * size) for a, b, size, way in corners])
+
+
+def numpy_zero_start_end_zero(start: float, end: float, step: float) -> np.ndarray:
+    out, way, home = (1 if start >= 0 else -1), (1 if start < end else -1), (-1 if end >= 0 else 1)
+    return np.concatenate(
+        (
+            np.arange(0, start + out * step, out * step),
+            np.arange(start, end + way * step, way * step)[1:],
+            np.arange(end, 0 + home * step, home * step)[1:],
+        )
+    )
+
+
+def numpy_start_end(start: float, end: float, step: float) -> np.ndarray:
+    return np.arange(start, end + step, step)
+
+
+def numpy_leg(a: float, b: float, step: float) -> np.ndarray:
+    if np.isclose(a, b, atol=1e-12):
+        return np.array([b])
+    whole = a + np.arange(int(np.floor(abs(b - a) / step + 1e-12)) + 1) * (np.sign(b - a) * step)
+    return np.append(whole, b) if abs(whole[-1] - b) > 1e-12 else np.append(whole[:-1], b)
+
+
+def numpy_joined(legs: list[np.ndarray]) -> np.ndarray:
+    joined = np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])])
+    return joined[np.append(True, np.abs(np.diff(joined)) > 1e-12)]
+
+
+def numpy_there_and_back_met(start: float, end: float, step: float) -> np.ndarray:
+    corners = [0.0, start, end, start, 0.0] if abs(start) > 1e-12 else [0.0, end, 0.0]
+    return numpy_joined([numpy_leg(a, b, step) for a, b in itertools.pairwise(corners)])
+
+
+def numpy_two_steps_met(start: float, end: float, step: float) -> np.ndarray:
+    large = 5e-4 if 1e-6 <= step <= 5e-4 else step
+    legs = []
+    for a, b in ((0.0, start), (start, end), (end, 0.0)):
+        if np.isclose(a, b, atol=1e-12):
+            legs.append(np.array([b]))
+            continue
+        corners = sorted({a, b} | {edge for edge in (-5e-4, 5e-4) if min(a, b) < edge < max(a, b)}, reverse=a > b)
+        inside = [max(abs(c), abs(d)) <= 5e-4 + 1e-12 for c, d in itertools.pairwise(corners)]
+        pieces = zip(itertools.pairwise(corners), inside, strict=True)
+        legs.append(numpy_joined([numpy_leg(c, d, step if fine else large) for (c, d), fine in pieces]))
+    return numpy_joined(legs)
+
+
+RULES = {
+    PathKind.ZERO_START_END_START_ZERO_MET: numpy_there_and_back_met,
+    PathKind.TWO_STEPS_MET: numpy_two_steps_met,
+    PathKind.ZERO_START_END_START_ZERO: numpy_there_and_back,
+    PathKind.TWO_STEPS: numpy_two_steps,
+    PathKind.ZERO_START_END_ZERO: numpy_zero_start_end_zero,
+    PathKind.START_END: numpy_start_end,
+    PathKind.START_END_START: numpy_up_down,
+}
+
+
+@given(
+    st.floats(-1e6, 1e6) | volts,
+    st.floats(-1e6, 1e6) | volts,
+    st.floats(1e-3, 1e6).flatmap(lambda step: st.sampled_from([step, -step])) | steps,
+)
+def test_arange_is_numpys_bit_for_bit(start: float, stop: float, step: float) -> None:
+    """The set points of the instrument program come from numpy.arange, so its arithmetic is repeated exactly."""
+    assume(abs((stop - start) / step) < 5000)
+    assert arange(start, stop, step).tolist() == np.arange(start, stop, step).tolist()
+
+
+@pytest.mark.parametrize("kind", RULES)
+@settings(max_examples=60)
+@given(start=volts, end=volts, step=steps | st.sampled_from([1e-3, 5e-4]))
+def test_paths_are_those_of_the_program(kind: PathKind, start: float, end: float, step: float) -> None:
+    """Each path is that of the program, also where its arguments make little sense."""
+    assume(abs(start) + abs(end) < 8000 * step)
+    points = set_points(kind, start, end, step)
+    assert points is not None
+    assert points.tolist() == RULES[kind](start, end, step).tolist()
+
+
+@pytest.mark.parametrize("kind", [PathKind.ZERO_START_END_START_ZERO_MET, PathKind.TWO_STEPS_MET])
+@settings(max_examples=60)
+@given(start=volts, end=volts, step=steps)
+def test_paths_that_meet_their_ends(kind: PathKind, start: float, end: float, step: float) -> None:
+    """The newest paths begin and end at zero, hold both ends, take no step twice and none longer than asked for."""
+    assume(abs(start) > 1e-3 and abs(end) > 1e-3 and abs(start - end) > 1e-2 and abs(start) + abs(end) < 2000 * step)
+    points = set_points(kind, start, end, step)
+    assert points is not None
+    assert points[0] == points[-1] == 0.0
+    assert {start, end} <= set(points)
+    jumps = np.abs(np.diff(points))
+    assert jumps.min() > 1e-12
+    assert jumps.max() <= step + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "rows"),
+    [
+        ("IVg", (-5, 5, 0.05), 601),
+        ("IVg", (-5, 5, 0.1), 301),
+        ("IVg", (-5, 5, 0.2), 151),
+        ("IVg", (-5, 5, 0.01), 3001),
+        ("IVg", (-20, 20, 0.1), 1201),
+        ("IVg", (-35, 35, 0.2), 1051),
+        ("IVg", (5, -5, 0.05), 200),
+        ("VVg", (-5, 5, 0.05), 401),
+        ("IV", (-0.1, 0.1, 0.01), 44),
+        ("IV", (-1, 1, 0.01), 404),
+        ("IV", (1, -1, 0.01), 404),
+        ("IV", (0, 1, 0.01), 203),
+        ("IV", (-0.01, 0.01, 1e-4), 97),
+        ("IV", (-0.001, 0.001, 1e-6), 2008),
+        ("LaserCalibration", (0, 5, 0.1), 51),
+    ],
+)
+def test_row_counts_of_the_lab(name: str, arguments: tuple[float, float, float], rows: int) -> None:
+    """The sweeps that the lab runs have the row counts that its files have."""
+    assert expectation(*sweep(name, *arguments)).rows[0] == rows
+
+
+def test_every_path_kind_has_arithmetic() -> None:
+    """No path can be configured that has no set points."""
+    for kind in PathKind:
+        assert set_points(kind, -1.0, 1.0, 0.1)
+
+
+@pytest.mark.parametrize("kind", list(PathKind))
+@pytest.mark.parametrize(
+    "arguments",
+    [(-1.0, 1.0, 1e-12), (-1.0, 1.0, 0.0), (-1e300, 1e300, 1e-300), (-1.0, 1.0, 5e-324), (0.0, float("inf"), 1.0)],
+)
+def test_absurd_headers_cost_nothing(kind: PathKind, arguments: tuple[float, float, float]) -> None:
+    """A header that asks for billions of points, or for none, is answered at once, with a ramp or nothing."""
+    begun = time.perf_counter()
+    points = set_points(kind, *arguments)
+    assert points is None or len(points) <= MAX_POINTS
+    assert time.perf_counter() - begun < 2
+
+
+@given(st.floats(), st.floats(), st.floats())
+@settings(max_examples=60, deadline=None)
+def test_any_floats_give_a_ramp_or_none(start: float, end: float, step: float) -> None:
+    """No numbers make the arithmetic fail."""
+    assume(step != step or abs(step) > 1e-3 * max(abs(start), abs(end)) or abs(step) < 1e-300)
+    for kind in PathKind:
+        set_points(kind, start, end, step)
+
+
+# --- rows
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(["IV", "IVg", "VVg", "LaserCalibration"]), volts, volts, steps)
+def test_proven_at_the_last_row_and_no_earlier(name: str, start: float, end: float, step: float) -> None:
+    """A run is proven complete with its last row, and with none before it."""
+    assume(start < end and 3 < (abs(start) + abs(end)) / step < 1500)
+    procedure, header = sweep(name, start, end, step, NEXT_YEAR)
+    points = set_points(procedure.paths[0].kind, start, end, step)
+    assert points is not None
+    proven = [n for n in range(1, len(points) + 1) if is_proven(procedure, header, n, points[n - 1])]
+    others = [set_points(path.kind, start, end, step) or [] for path in procedure.paths[1:] if not path.until]
+    hidden = any(len(o) > len(points) and abs(o[len(points) - 1] - points[-1]) < 1e-8 for o in others)
+    assert proven == ([] if hidden else [len(points)])
+    assert judged(procedure, header, points).complete is True
+    assert judged(procedure, header, points[:-1]).complete is False
+
+
+def test_zero_on_the_way_is_not_the_end() -> None:
+    """A gate sweep aborted as it crosses zero looks like its end, and is not."""
+    procedure, header = sweep("IVg", -5, 5, 0.1)
+    points = set_points(PathKind.ZERO_START_END_START_ZERO, -5.0, 5.0, 0.1)
+    assert points is not None
+    assert abs(points[200]) < 1e-12
+    assert not is_proven(procedure, header, 201, points[200])
+    verdict = judged(procedure, header, points[:201])
+    assert (verdict.complete, verdict.expected_rows) == (False, 301)
+
+
+def test_rows_without_the_set_points_are_not_complete() -> None:
+    """The right number of rows with other values is no proof."""
+    procedure, header = sweep("IVg", -5, 5, 0.1)
+    points = list(set_points(PathKind.ZERO_START_END_START_ZERO, -5.0, 5.0, 0.1) or [])
+    points[150] += 0.01
+    verdict = judged(procedure, header, points)
+    assert verdict.complete is None
+    assert "not those that the header prescribes" in verdict.rule
+    assert judged(procedure, header, [float("nan")] * 301).complete is None
+    assert judged(procedure, header, [*points[:140], 7.0]).complete is False
+    assert not is_proven(procedure, header, 301, 0.5)
+    assert not is_proven(procedure, header, 301, float("nan"))
+
+
+def test_more_rows_than_prescribed() -> None:
+    """Rows beyond the sweep make a run odd, not complete."""
+    procedure, header = sweep("IVg", -5, 5, 0.1)
+    points = list(set_points(PathKind.ZERO_START_END_START_ZERO, -5.0, 5.0, 0.1) or [])
+    verdict = judged(procedure, header, [*points, 0.0])
+    assert (verdict.complete, verdict.expected_rows) == (False, 301)
+    assert "302 rows, more than the 301" in verdict.rule
+    assert not is_proven(procedure, header, 302, 0.0)
+
+
+def test_old_iv_is_told_by_its_set_points() -> None:
+    """An IV of 2024 runs the old path, in which its rows are judged."""
+    procedure, header = sweep("IV", -1, 1, 0.1, BEFORE_TWO_STEPS, Procedure_version="1.4.0")
+    points = list(set_points(PathKind.ZERO_START_END_START_ZERO, -1.0, 1.0, 0.1) or [])
+    assert judged(procedure, header, points) == Completeness(
+        True, 61, None, "61 of 61 rows, every set point as the header prescribes (zero-start-end-start-zero)"
+    )
+    assert judged(procedure, header, points[:30]).expected_rows == 61
+
+
+def test_path_of_an_ambiguous_version_is_told_by_the_rows() -> None:
+    """Where version and date allow both paths of IV, the rows decide."""
+    procedure, header = sweep("IV", -1, 1, 0.1, "1738500000", Procedure_version="1.5.0")
+    for kind in (PathKind.TWO_STEPS, PathKind.ZERO_START_END_START_ZERO):
+        points = list(set_points(kind, -1.0, 1.0, 0.1) or [])
+        assert judged(procedure, header, points).complete is True
+        verdict = judged(procedure, header, points[:20])
+        assert (verdict.complete, verdict.expected_rows) == (False, len(points))
+
+
+def test_new_version_excludes_the_old_path() -> None:
+    """From Procedure version 2.0.0 on an IV has the new path alone."""
+    assert 601 not in expectation(*sweep("IV", -1, 1, 0.01, Procedure_version="2.0.1")).rows
+    assert 601 in expectation(*sweep("IV", -1, 1, 0.01, Procedure_version="1.5.0")).rows
+
+
+def test_vvg_of_both_weeks() -> None:
+    """A VVg is as long as the program of its day made it; where either is possible, nothing is proven early."""
+    points = list(set_points(PathKind.ZERO_START_END_START_ZERO, -5.0, 5.0, 0.05) or [])
+    procedure, header = sweep("VVg", -5, 5, 0.05, SUMMER_2025)
+    assert expectation(procedure, header).rows == (601,)
+    assert judged(procedure, header, points[:401]).complete is False
+    procedure, header = sweep("VVg", -5, 5, 0.05, OCTOBER_2025)
+    assert expectation(procedure, header).rows == (401, 601)
+    assert judged(procedure, header, points[:401]).complete is True
+    assert judged(procedure, header, points[:402]).expected_rows == 601
+    assert not is_proven(procedure, header, 401, 0.0)
+    assert is_proven(procedure, header, 601, 0.0)
+    procedure, header = sweep("VVg", -5, 5, 0.05, NEXT_YEAR)
+    assert is_proven(procedure, header, 401, 0.0)
+
+
+def test_repeated_sweeps() -> None:
+    """A header that asks for three sweeps expects three times the rows."""
+    procedure, header = sweep("VVg", -1, 1, 0.1, NEXT_YEAR, Number_of_sweep_repetitions="3")
+    points = list(set_points(PathKind.ZERO_START_END_ZERO, -1.0, 1.0, 0.1) or [])
+    assert judged(procedure, header, points * 3).complete is True
+    assert judged(procedure, header, points).complete is False
+    assert not is_proven(procedure, header, len(points), points[-1])
+    assert is_proven(procedure, header, 3 * len(points), points[-1])
+    cooldown, header = sweep("VVgCooldown", -1, 1, 0.1, NEXT_YEAR)
+    assert judged(cooldown, header, points).complete is None
+
+
+def test_rounded_header_is_no_false_alarm() -> None:
+    """A step that the header shows with six digits may have had more: a small misfit is not called incomplete."""
+    procedure, header = sweep("IVg", -5, 5, 1 / 30)
+    points = list(set_points(PathKind.ZERO_START_END_START_ZERO, -5.0, 5.0, 1 / 30) or [])
+    verdict = judged(procedure, header, points)
+    assert verdict.complete is None
+    assert "six digits" in verdict.rule
+    assert judged(procedure, header, points[:100]).complete is False
+    assert not is_proven(procedure, header, len(points), points[-1])
+
+
+def test_header_without_the_sweep() -> None:
+    """Without its parameters nothing is known of a sweep's end."""
+    procedure, header = known("IVg"), header_of("IVg", {"VG start": "-5 V", "VG end": "5 V"})
+    assert expectation(procedure, header).rows == ()
+    assert judged(procedure, header, [0.0]).complete is None
+    assert not is_proven(procedure, header, 1, 0.0)
+
+
+@pytest.mark.parametrize("name", ["Stress", "FakeProcedure", "Wait", "Iwl"])
+def test_procedures_without_an_end(name: str) -> None:
+    """Where nothing tells the end, the answer says so."""
+    verdict = completeness(known(name), header_of(name, {}), 10, [], 3.0)
+    assert verdict.complete is None
+    assert verdict.rule
+    assert proof_column(known(name)) is None
+
+
+def test_unknown_procedure() -> None:
+    """Nothing is claimed of a procedure that is not known."""
+    header = header_of("Novel", {"VG start": "-5 V"})
+    assert completeness(None, header, 10, [], 3.0).complete is None
+    assert not is_proven(None, header, 10, 0.0)
+
+
+# --- time
+
+PHASES = {f"Phase {n} duration (laser {state})": f"{n}0 s" for n, state in ((1, "OFF"), (2, "ON"), (3, "OFF"))}
+STAIRCASE = {"VG start": "-1 V", "VG end": "1 V", "VG step": "0 V", "Step time": "30 s", "Burn-in time": "60 s"}
+TEMPERATURES = {"T start": "25 C", "T end": "45 C", "T step": "10 C", "Step time": "60 s"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "end_s"),
+    [
+        ("It", {"Laser ON+OFF period": "120 s"}, 180.0),
+        ("ITt", {"Laser ON+OFF period": "120 s"}, 180.0),
+        ("Vt", {"Laser ON+OFF period": "120 s"}, 180.0),
+        ("Pt", {"Laser ON+OFF period": "120 s"}, 180.0),
+        ("It2", PHASES, 60.0),
+        ("ItVg", STAIRCASE, 90.0),
+        ("ItVg", {**STAIRCASE, "Laser voltage": "1 V"}, 150.0),
+        ("ItVg", {**STAIRCASE, "Laser voltage": "1 V", "Laser toggle": "False"}, 90.0),
+        ("ItWl", {"Burn-in time": "60 s", "Step time": "120 s"}, 180.0),
+    ],
+)
+def test_time_series_end_where_the_header_says(name: str, parameters: dict[str, str], end_s: float) -> None:
+    """A time series is complete, and proven so, once its last row reaches the end that the header gives."""
+    procedure, header = known(name), header_of(name, parameters)
+    assert expectation(procedure, header).end_s == end_s
+    assert proof_column(procedure) == "t (s)"
+    for last, complete in ((end_s + 0.1, True), (end_s, True), (end_s - 1, False), (float("nan"), False)):
+        verdict = completeness(procedure, header, 100, [], last)
+        assert (verdict.complete, verdict.expected_end_s) == (complete, end_s)
+    assert is_proven(procedure, header, 100, end_s + 0.1)
+    assert not is_proven(procedure, header, 100, end_s - 0.1)
+    assert completeness(procedure, header, 0, [], None).complete is False
+
+
+def test_aborted_time_series() -> None:
+    """A series of 10,800 s that stops after 2,566 s is not complete, and the words say it."""
+    verdict = completeness(known("It"), header_of("It", {"Laser ON+OFF period": "7200 s"}), 30_000, [], 2566.0)
+    assert verdict == Completeness(False, None, 10800.0, "the last row is at 2566 s of 10800 s")
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"Laser ON+OFF period": "2 s"}, {**PHASES, "Phase 3 duration (laser OFF)": "0 s"}]
+)
+def test_short_phases_prove_nothing(parameters: dict[str, str]) -> None:
+    """Each phase writes a row though its time be over, so after short phases a late row may not be the last."""
+    procedure = known("It2" if len(parameters) > 1 else "It")
+    assert not is_proven(procedure, header_of(procedure.name, parameters), 100, 1e4)
+    assert completeness(procedure, header_of(procedure.name, parameters), 100, [], 1e4).complete is True
+
+
+def test_tt_stops_before_its_end() -> None:
+    """Tt looks at the clock before it writes a row, so its last row comes a moment before the end, unproven."""
+    procedure, header = known("Tt"), header_of("Tt", {**TEMPERATURES, "Sampling time (excluding Keithley)": "1 s"})
+    assert expectation(procedure, header).end_s == 180.0
+    assert completeness(procedure, header, 100, [], 178.2).complete is True
+    assert completeness(procedure, header, 100, [], 150.0).complete is False
+    assert proof_column(procedure) is None
+
+
+def test_older_tt_had_a_period() -> None:
+    """Until 2025 a Tt measured for as long as its period said."""
+    assert expectation(known("Tt"), header_of("Tt", {"Laser ON+OFF period": "600 s"})).end_s == 600.0
+
+
+def test_older_itwl_is_left_undecided() -> None:
+    """An older program ended ItWl at its step time; a run that stops just there is not called incomplete."""
+    procedure, header = known("ItWl"), header_of("ItWl", {"Burn-in time": "60 s", "Step time": "120 s"})
+    assert completeness(procedure, header, 100, [], 120.1).complete is None
+    assert completeness(procedure, header, 100, [], 100.0).complete is False
+
+
+# --- silences
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "burn_in", "between"),
+    [
+        ("IVg", {"Burn-in time": "300 s", "Laser voltage": "2 V", "Step time": "0.5 s"}, 300.0, 0.5),
+        ("IVg", {"Burn-in time": "300 s", "Laser voltage": "0 V"}, 0.0, 0.0),
+        ("It", {"Sampling time (excluding Keithley)": "20 s", "Laser ON+OFF period": "120 s"}, 0.0, 20.0),
+        ("ItVg", {"Step time": "1800 s", "Burn-in time": "60 s", "Laser voltage": "1 V"}, 0.0, 0.0),
+        ("VVgCooldown", {"Inter-sweep wait": "60 s", "Burn-in time": "30 s", "Step time": "1 s"}, 0.0, 90.0),
+        ("Novel", {"Step time": "9 s", "Burn-in time": "30 s", "Laser voltage": "1 V"}, 30.0, 9.0),
+        ("Wait", {"Wait time": "1000 s"}, 0.0, 1000.0),
+        ("IVg", {"Step time": "nan s", "Burn-in time": "-3 s", "Laser voltage": "1 V"}, 0.0, 0.0),
+    ],
+)
+def test_silences(name: str, parameters: dict[str, str], burn_in: float, between: float) -> None:
+    """The header tells how long a healthy run may write nothing, before its first row and between two."""
+    procedure, header = REGISTRY.get(name), header_of(name, parameters)
+    assert burn_in_s(procedure, header) == burn_in
+    assert step_time_s(procedure, header) == between
+    assert longest_silence_s(procedure, header) == max(burn_in, between)
+
+
+# --- the lab's own files
+
+ABORTED = {
+    ("Alisson_12_sept", "IV2025-09-12_1.csv"): (74, 404),
+    ("Alisson_04_sept", "IVg2025-09-04_11.csv"): (799, 1201),
+    ("Alisson_04_sept", "IVg2025-09-04_12.csv"): (201, 301),
+    ("Alisson_12_sept", "IVg2025-09-12_1.csv"): (483, 601),
+    ("Alisson_12_sept", "IVg2025-09-12_2.csv"): (59, 601),
+}
+CUT = {("2025-10-20", "It2025-10-20_1.csv"), ("Alisson_25_sept", "It2025-09-25_10.csv")}
+
+
+@pytest.mark.skipif(not real_files(), reason="no real instrument files here")
+def test_real_runs_are_judged_as_they_are() -> None:
+    """Of the lab's files exactly the aborted ones are called incomplete; the others are proven at their last row."""
+    for path in real_files():
+        raw = path.read_bytes()
+        header = parse_header(raw)
+        procedure = known(header.procedure)
+        column = proof_column(procedure)
+        assert column is not None
+        place = procedure.canonical_columns(header.columns).index(column)
+        values = [float(line.split(b",")[place]) for line in raw[header.data_offset :].splitlines()]
+        swept = values if procedure.swept else []
+        verdict = completeness(procedure, header, len(values), swept, values[-1] if values else None)
+        proven = [n for n in _last_rows(values) if is_proven(procedure, header, n, values[n - 1])]
+        _check(path, verdict, proven, len(values))
+
+
+def _last_rows(values: list[float]) -> Sequence[int]:
+    return range(max(1, len(values) - 700), len(values) + 1)
+
+
+def _check(path: Path, verdict: Completeness, proven: list[int], rows: int) -> None:
+    key = (path.parent.name, path.name)
+    if key in ABORTED:
+        assert (rows, verdict.expected_rows) == ABORTED[key]
+    if key in ABORTED or key in CUT:
+        assert (verdict.complete, proven) == (False, []), path
+    else:
+        assert (verdict.complete, proven) == (True, [rows]), (path, verdict)
+
+
+def test_ramps_are_remembered() -> None:
+    """The same header again costs no arithmetic: the archive has few kinds of sweep."""
+    set_points.cache_clear()
+    for _ in itertools.repeat(None, 5):
+        is_proven(*sweep("IVg", -5, 5, 0.05), 601, 0.0)
+    assert set_points.cache_info().misses <= 2
