@@ -386,6 +386,7 @@ class Pool(Generic[Item, Result]):
             process = self._context.Process(target=child.main, args=(theirs, progress, job), daemon=True)
             with _quiet_birth():
                 process.start()
+            progress.handed_over()
         except BaseException:
             ours.close()
             if progress is not None:
@@ -476,7 +477,7 @@ class Pool(Generic[Item, Result]):
         if kind == child.READY:
             worker.state = _State.IDLE
             self._failures = 0
-            self._failure_told = ""
+            self._failure_told = self._fatal = ""
         elif kind == child.NO_START or batch is None:
             worker.words = str(value)
             self._condemn(worker, now)

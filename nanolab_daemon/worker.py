@@ -91,6 +91,12 @@ class Progress:
     def __reduce__(self) -> tuple[object, ...]:
         return _attach, (DupFd(self._fd),)
 
+    def handed_over(self) -> None:
+        """Close the descriptor, once the other process has the memory too."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def mark(self, index: int) -> None:
         """Say that `index` begins now."""
         # Time first: a reader between the two stores sees an item that looks too young, never one that looks too old.
@@ -106,11 +112,13 @@ class Progress:
         if not self._map.closed:
             self._words.release()
             self._map.close()
-            os.close(self._fd)
+            self.handed_over()
 
 
 def _attach(dup: Any) -> Progress:
-    return Progress(dup.detach())
+    progress = Progress(dup.detach())
+    progress.handed_over()
+    return progress
 
 
 def main(channel: socket.socket, progress: Progress, job: Job) -> None:

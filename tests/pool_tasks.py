@@ -1,17 +1,22 @@
-"""What the workers of the pool tests do: each item is a verb and an argument."""
+"""What the workers of the pool tests do, each item a verb and an argument; and the loop that drives a pool."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import re
+import selectors
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanolab_daemon.pool import Outcome, Pool
 
 Item = tuple[str, Any]
 
@@ -22,6 +27,12 @@ def double(number: int) -> int:
 
 def fail(text: str) -> None:
     raise ValueError(text)
+
+
+def spin(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def sigterm_deaf(seconds: float) -> None:
@@ -50,11 +61,11 @@ def swell(total_mb: int) -> None:
 
 
 def fds(_: None) -> list[str]:
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
-
-
-def _is_open(fd: str) -> bool:
-    return os.path.exists(f"/proc/self/fd/{fd}") or os.path.islink(f"/proc/self/fd/{fd}")
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing itself
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sorted(links)
 
 
 def meet(folder: str) -> int:
@@ -75,10 +86,9 @@ def facts(_: None) -> dict[str, Any]:
     return {
         "comm": Path("/proc/self/comm").read_text().strip(),
         "environ": dict(os.environ),
-        "main": getattr(sys.modules["__main__"], "__file__", None),
-        "mp_main": "__mp_main__" in sys.modules,
+        "knows_parents_main": sys.modules["__mp_main__"] is not sys.modules["__main__"],
         "sigint": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
-        "sigmask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "sigmask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "stdin": os.readlink("/proc/self/fd/0"),
         "stdout_is_stderr": os.fstat(1).st_ino == os.fstat(2).st_ino,
         "threads": threading.active_count(),
@@ -109,6 +119,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "sys_exit": sys.exit,
     "memory_error": lambda _: bytes(1 << 60),
     "sleep": time.sleep,
+    "spin": spin,
     "sigterm_deaf": sigterm_deaf,
     "loop": loop,
     "gil": gil,
@@ -149,15 +160,6 @@ def factory(settings: object) -> Callable[[Sequence[Item], Callable[[int], None]
     return handler
 
 
-def noop_factory(_: object) -> Callable[[Sequence[Any], Callable[[int], None]], list[Any]]:
-    def handler(items: Sequence[Any], began: Callable[[int], None]) -> list[Any]:
-        for index, _ in enumerate(items):
-            began(index)
-        return list(items)
-
-    return handler
-
-
 def broken_factory(_: object) -> None:
     raise ImportError("no such library here")
 
@@ -171,3 +173,36 @@ def flaky_factory(path: str) -> Callable[[Sequence[Item], Callable[[int], None]]
     if not os.path.exists(path):
         raise RuntimeError("not yet")
     return factory(None)
+
+
+def drive(
+    *pools: Pool[Any, Any], until: Callable[[list[Outcome[Any]]], bool], within_s: float = 20.0
+) -> list[Outcome[Any]]:
+    """Run the loop of a program that owns these pools until the condition holds of all outcomes so far."""
+    outcomes: list[Outcome[Any]] = []
+    end = time.monotonic() + within_s
+    with selectors.DefaultSelector() as selector:
+        for pool in pools:
+            selector.register(pool, selectors.EVENT_READ)
+        while True:
+            now = time.monotonic()
+            for pool in pools:
+                outcomes += pool.poll(now)
+            if until(outcomes):
+                return outcomes
+            if now > end:
+                raise TimeoutError(f"{outcomes} {[pool.describe(now) for pool in pools]}")
+            due = min([end] + [due for pool in pools if (due := pool.next_deadline()) is not None])
+            selector.select(max(0.0, due - time.monotonic()))
+
+
+def work_off(pool: Pool[Any, Any], batches: dict[int, list[Item]]) -> list[Outcome[Any]]:
+    """Feed the batches to the pool as workers come free; return all outcomes when each batch has its own."""
+    waiting = list(batches.items())
+
+    def done(outcomes: list[Outcome[Any]]) -> bool:
+        while waiting and pool.idle:
+            pool.submit(*waiting.pop(0))
+        return sum(hasattr(outcome, "batch_id") for outcome in outcomes) == len(batches)
+
+    return drive(pool, until=done)
