@@ -19,7 +19,6 @@ _OPENING = b"#Procedure:"
 _DATA_LINE = re.compile(rb"\n#Data:[ \t]*\r?\n")
 _PROCEDURE_LINE = re.compile(r"#Procedure:[ \t]*<(.*)>[ \t]*")
 _UNCOMMENTED_LINE = re.compile(rb"\n[^#\r\n][^\n]*\n")
-_SECTIONS = {"#Parameters:": "parameters", "#Metadata:": "metadata"}
 _SHOWN_CHARS = 120
 
 # Exactly what str.encode("unicode_escape") can produce. Octal, \a or \N{...} never come from there, so they are text.
@@ -59,24 +58,8 @@ def parse_header(raw: bytes, *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
     text, encoding = _decode(raw[start:offset])
     lines = text.replace("\r\n", "\n").split("\n")
     path, procedure = _procedure(lines[0])
-    parameters: dict[str, str] = {}
-    metadata: dict[str, str] = {}
-    has_metadata = False
-    section: dict[str, str] | None = parameters
-    for line in lines[1:-3]:  # the last three: #Data:, the labels, and what split() leaves after the newline
-        if line.startswith("#\t"):
-            name, separator, value = line[2:].partition(": ")
-            if section is None or not name:
-                continue
-            if separator:
-                section[name] = unescape(value) if "\\" in value else value
-            elif name[-1] == ":":  # an editor cut the blank after an empty value
-                section[name[:-1]] = ""
-        elif line in _SECTIONS:
-            has_metadata = has_metadata or line == "#Metadata:"
-            section = metadata if _SECTIONS[line] == "metadata" else parameters
-        elif line.startswith("#") and line.endswith(":"):
-            section = None  # a section that is not known: its lines stay in the text
+    # The last three lines: #Data:, the labels, and what split() leaves after the newline.
+    parameters, metadata, has_metadata = _sections(lines[1:-3])
     data_line = raw.count(b"\n", 0, offset) + 1
     return Header(
         procedure=procedure,
@@ -213,6 +196,30 @@ def _procedure(line: str) -> tuple[str, str]:
             text=shortened(line),
         )
     return match[1], name
+
+
+def _sections(lines: list[str]) -> tuple[dict[str, str], dict[str, str], bool]:
+    """Return parameters, metadata, and whether there was a metadata section; lines not understood are passed over."""
+    parameters: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    has_metadata = False
+    section: dict[str, str] | None = parameters
+    for line in lines:
+        if line.startswith("#\t"):
+            name, separator, value = line[2:].partition(": ")
+            if section is None or not name:
+                continue
+            if separator:
+                section[name] = unescape(value) if "\\" in value else value
+            elif name[-1] == ":":  # an editor cut the blank after an empty value
+                section[name[:-1]] = ""
+        elif line == "#Parameters:":
+            section = parameters
+        elif line == "#Metadata:":
+            section, has_metadata = metadata, True
+        elif line.startswith("#") and line.endswith(":"):
+            section = None  # a section that is not known
+    return parameters, metadata, has_metadata
 
 
 def _columns(labels: str, line: int) -> tuple[str, ...]:

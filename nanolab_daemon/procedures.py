@@ -235,6 +235,8 @@ _NAMES_OF_PARAMETERS = (
     *("start", "end", "step", "repeat", "burn_in"),
     *("laser_voltage", "wavelength", "chip_group", "chip_number", "sample"),
 )
+_NAMES_OF_COLUMNS = ("swept", "time")
+_NAMES = frozenset({*_NAMES_OF_PARAMETERS, *_NAMES_OF_COLUMNS})
 _KEYS = frozenset({"like", *Procedure.__dataclass_fields__} - {"name"})
 _PARAMETER_KINDS = ("float", "int", "bool", "str", "choice")
 _MANIFEST_COLUMN = re.compile(r"[a-z][A-Za-z0-9_]{0,63}")
@@ -279,7 +281,7 @@ def _resolved(name: str, tables: Mapping[str, Mapping[str, Any]], above: tuple[s
     like = table.pop("like", None)
     if like is None:
         return table
-    if like not in tables:
+    if not isinstance(like, str) or like not in tables:
         _fail(f"procedures.{name}.like", like, f"the name of a procedure ({', '.join(sorted(tables))})")
     if like in (*above, name):
         _fail(f"procedures.{name}.like", like, "a procedure that is not, in the end, like this one")
@@ -292,8 +294,9 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
     if not PLAIN_WORD.fullmatch(name):
         _fail(where, name, "a plain word of at most 64 letters, digits and underscores")
     _check_keys(name, table)
-    values: dict[str, Any] = dict(table)
-    for key in _TABLES:  # an empty text takes away what `like` brought
+    # An empty text takes away what `like` brought: a name here, an entry of a table below.
+    values = {key: value for key, value in table.items() if not (value == "" and key in _NAMES)}
+    for key in _TABLES:
         values[key] = {old: new for old, new in values.get(key, {}).items() if new}
     values["parameters"] = {
         parameter: _parameter_type(f"{where}.parameters.{parameter}", text)
@@ -309,13 +312,11 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
     for key in ("repeat_required", "segmented"):
         if not isinstance(values.get(key, False), bool):
             _fail(f"{where}.{key}", values[key], "true or false")
-    for key in ("swept", "time"):
+    for key in _NAMES_OF_COLUMNS:
         if key in values and values[key] not in values["columns"]:
             _fail(f"{where}.{key}", values[key], f"one of the columns ({', '.join(values['columns'])})")
     for key in _NAMES_OF_PARAMETERS:
         if key in values and not (isinstance(values[key], str) and values[key] in known):
-            if key == "repeat" and isinstance(values[key], str):
-                continue
             _fail(f"{where}.{key}", values[key], f"one of the parameters ({', '.join(known)})")
     if values.get("stops", "after") not in ("after", "before"):
         _fail(f"{where}.stops", values["stops"], "'after' or 'before'")
@@ -398,14 +399,19 @@ def _path(where: str, item: object) -> SweepPath:
     if table["kind"] not in list(PathKind):
         _fail(where, table["kind"], wanted)
     for key in ("since", "until"):
-        try:
-            date.fromisoformat(table.get(key, "2000-01-01"))
-        except (TypeError, ValueError):
+        if key in table and not _is_date(table[key]):
             _fail(f"{where}.{key}", table[key], 'a date such as "2025-07-17"')
     version = table.get("below_version", "1")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         _fail(f"{where}.below_version", version, 'a version such as "2.0.0"')
     return SweepPath(**{**table, "kind": PathKind(table["kind"])})
+
+
+def _is_date(value: object) -> bool:
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
 
 
 def _spans(where: str, value: object, known: Mapping[str, ParameterType]) -> tuple[Span, ...]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanolab_daemon.errors import ConfigError, FileRejectedError
 from nanolab_daemon.procedures import Light, Procedure, Registry, unknown_procedure
@@ -174,6 +176,33 @@ def test_empty_text_takes_an_entry_away() -> None:
     assert "vg_V" not in known("IV", registry).manifest
 
 
+def test_empty_text_takes_a_name_away() -> None:
+    """What `like` brings and the new procedure lacks is taken away by an empty text."""
+    table = {"like": "IV", "swept": "", "segmented": False, "laser_voltage": "", "repeat": ""}
+    added = known("IVdark", BUILTIN.with_overrides({"IVdark": table}))
+    assert (added.swept, added.laser_voltage, added.repeat) == (None, None, None)
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "VG", "I (A)", "IV", "float V"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["VG", "I (A)", "kind", "since", "lit"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(["like", *Procedure.__dataclass_fields__]), _anything, max_size=3))
+def test_no_value_breaks_the_check(table: dict[str, Any]) -> None:
+    """Whatever stands in the configuration is taken, or refused by name."""
+    try:
+        BUILTIN.with_overrides({"IVg": table})
+    except ConfigError as error:
+        assert "procedures." in error.message  # noqa: PT017 -- any error, or none
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -215,6 +244,9 @@ def test_empty_text_takes_an_entry_away() -> None:
         ({"New": {"like": "Old"}}, ["procedures.New.like", "'Old'", "name of a procedure"]),
         ({"A": {"like": "B"}, "B": {"like": "A"}}, ["like", "like this one"]),
         ({"A": {"like": 5}}, ["procedures.A.like", "5"]),
+        ({"A": {"like": ["IV"]}}, ["procedures.A.like", "['IV']"]),
+        ({"IV": {"repeat": "Nr"}}, ["procedures.IV.repeat", "'Nr'", "one of the parameters"]),
+        ({"IV": {"paths": [{"kind": "start-end", "since": "20250717"}]}}, ["procedures.IV.paths.since"]),
     ],
 )
 def test_mistakes_are_named(overrides: dict[str, Any], words: list[str]) -> None:
