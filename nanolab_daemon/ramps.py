@@ -64,7 +64,8 @@ def arange(start: float, stop: float, step: float) -> array[float]:
 def set_points(kind: PathKind, start: float, end: float, step: float) -> array[float] | None:
     """Return the set points of one sweep; None where the program makes none (it fails), or more than `MAX_POINTS`.
 
-    Odd arguments are not corrected: where the program makes a ramp that never reaches its end, so does this.
+    Odd arguments are not corrected: where the program makes a ramp that never reaches its end, so does this. The
+    array is shared by all callers; none may change it.
     """
     try:
         ramp = _RAMPS[kind](start, end, step)
@@ -258,8 +259,8 @@ def is_proven(procedure: Procedure | None, header: Header, n_rows: int, last_val
 def burn_in_s(procedure: Procedure | None, header: Header) -> float:
     """Return the seconds for which a run may write nothing before its first row."""
     procedure = procedure or unknown_procedure(header.procedure)
-    lit = procedure.light(header).on
-    return max(0.0, (procedure.number(header, procedure.burn_in) or 0.0) if lit else 0.0)
+    seconds = procedure.number(header, procedure.burn_in) if procedure.light(header).on else None
+    return seconds if seconds is not None and 0.0 <= seconds < math.inf else 0.0
 
 
 def step_time_s(procedure: Procedure | None, header: Header) -> float:

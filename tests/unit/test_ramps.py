@@ -463,6 +463,7 @@ def test_older_itwl_is_left_undecided() -> None:
         ("VVgCooldown", {"Inter-sweep wait": "60 s", "Burn-in time": "30 s", "Step time": "1 s"}, 0.0, 90.0),
         ("Novel", {"Step time": "9 s", "Burn-in time": "30 s", "Laser voltage": "1 V"}, 30.0, 9.0),
         ("Wait", {"Wait time": "1000 s"}, 0.0, 1000.0),
+        ("IVg", {"Step time": "inf s", "Burn-in time": "inf s", "Laser voltage": "1 V"}, 0.0, 0.0),
         ("IVg", {"Step time": "nan s", "Burn-in time": "-3 s", "Laser voltage": "1 V"}, 0.0, 0.0),
     ],
 )
