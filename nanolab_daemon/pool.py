@@ -35,7 +35,6 @@ from nanolab_daemon.errors import EngineError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-START_METHOD = "spawn"  # see docs/decisions/0002-own-pool.md before touching this
 START_TIMEOUT_S = 120.0
 START_ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
@@ -69,7 +68,10 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The worker died at work. `exitcode` is negative for a signal, None if it could not even be reaped."""
+    """The worker died at work. `exitcode` is negative for a signal, None if it could not even be reaped.
+
+    `pid` is 0 for a batch that no worker had begun when the pool was closed.
+    """
 
     batch_id: int
     item_index: int | None
@@ -215,6 +217,7 @@ class Pool(Generic[Item, Result]):
         self._workers: dict[int, _Worker] = {}
         self._untaken: deque[_Batch] = deque()
         self._unreaped: list[SpawnProcess] = []
+        self._untold: list[Outcome[Result]] = []  # of start, for the first poll
         self._started = self._replaced = self._lost_idle = 0
         self._wave = self._failures = 0
         self._start_at = -math.inf
@@ -232,7 +235,7 @@ class Pool(Generic[Item, Result]):
         self._selector = selectors.EpollSelector()
         # Runs before multiprocessing's own exit handler, which would wait without limit for a worker that hangs.
         atexit.register(self.kill)
-        self._fill(time.monotonic(), [])
+        self._fill(time.monotonic(), self._untold)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> list[Outcome[Result]]:
         """Let idle workers leave and busy ones finish, kill what is left at the limit; tell of all batches out."""
@@ -294,7 +297,7 @@ class Pool(Generic[Item, Result]):
         """
         self._check_thread()
         assert self._selector is not None
-        outcomes: list[Outcome[Result]] = []
+        outcomes, self._untold = self._untold, []
         for key, ready in self._selector.select(0):
             worker: _Worker = key.data
             if ready & selectors.EVENT_WRITE:
@@ -377,7 +380,7 @@ class Pool(Generic[Item, Result]):
 
     def _start_worker(self, slot: int, now: float) -> None:
         assert self._selector is not None
-        assert self._context.get_start_method() == START_METHOD == "spawn"
+        assert self._context.get_start_method() == "spawn"  # docs/decisions/0002-own-pool.md says what fork does
         ours, theirs = socket.socketpair()
         progress = None
         try:

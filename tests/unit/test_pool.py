@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def make(entry: str = "pool_tasks:factory", **changes: Any) -> Pool[Any, Any]:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Pool[Any, Any]]:
     """One pool for all tests that kill its workers: what it survives, it survives in a row."""
-    with make(task_timeout_s=0.5, task_memory_mb=200) as pool:
+    with make(task_timeout_s=0.7, task_memory_mb=64) as pool:
         yield pool
 
 
@@ -155,7 +156,7 @@ def raised(words: str) -> Callable[[Outcome[Any]], bool]:
 
 
 def timed_out(outcome: Outcome[Any]) -> bool:
-    return isinstance(outcome, TimedOut) and 0.5 <= outcome.after_s < 5
+    return isinstance(outcome, TimedOut) and 0.7 <= outcome.after_s < 5
 
 
 def out_of_memory(words: str) -> Callable[[Outcome[Any]], bool]:
@@ -175,7 +176,7 @@ def out_of_memory(words: str) -> Callable[[Outcome[Any]], bool]:
         (("sys_exit", 1), raised("SystemExit")),
         (("memory_error", None), out_of_memory("MemoryError")),
         (("bomb", 5000), out_of_memory("MemoryError")),
-        (("swell", 250), out_of_memory("200 are allowed")),
+        (("swell", 100), out_of_memory("64 are allowed")),
         (("loop", None), timed_out),
         (("gil", None), timed_out),
         (("sigterm_deaf", 60), timed_out),
@@ -219,8 +220,8 @@ def test_no_item_is_blamed_for_what_concerns_the_batch(
 
 def test_the_time_limit_is_that_of_an_item() -> None:
     """A batch may take longer than the limit as long as each of its items does not."""
-    with make(task_timeout_s=0.8, workers=1) as pool:
-        assert run(pool, *[("sleep", 0.25)] * 4) == Finished(1, [None] * 4)
+    with make(task_timeout_s=0.6, workers=1) as pool:
+        assert run(pool, *[("sleep", 0.25)] * 3) == Finished(1, [None] * 3)
 
 
 def test_a_batch_that_its_worker_never_took_goes_to_the_next(pool: Pool[Any, Any]) -> None:
@@ -303,6 +304,29 @@ def test_a_pool_recovers_when_starting_works_again(tmp_path: Path, monkeypatch: 
         drive(pool, until=bool)
         (tmp_path / "now").touch()
         assert result(pool, "double", 2) == 4
+
+
+def test_a_machine_that_gives_no_more_processes_is_waited_for(pool: Pool[Any, Any]) -> None:
+    """An error of the system while starting a worker is a failed start, not the end of the program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no new descriptor
+    try:
+        os.kill(pids(pool)[0], signal.SIGKILL)
+        outcomes = drive_without_descriptors(pool)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [type(outcome) for outcome in outcomes] == [WorkerLost, StartFailed]
+    assert "Too many open files" in outcomes[1].cause  # type: ignore[union-attr]
+    drive(pool, until=lambda _: pool.ready == 2)
+
+
+def drive_without_descriptors(pool: Pool[Any, Any]) -> list[Outcome[Any]]:
+    outcomes: list[Outcome[Any]] = []
+    end = time.monotonic() + 10
+    while len(outcomes) < 2:
+        outcomes += pool.poll(time.monotonic())
+        assert time.monotonic() < end
+    return outcomes
 
 
 def test_a_memory_limit_below_what_a_worker_needs_is_told_at_start() -> None:
