@@ -53,6 +53,7 @@ class Backlog:
         rules: Rules,
         registrar: Registrar | None = None,
         act: Callable[[list[Action]], None] = lambda _: None,
+        divert: Callable[[bytes, Fingerprint, FileRecord | None], bool] = lambda *_: False,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = os.fsencode(root)
@@ -62,6 +63,7 @@ class Backlog:
         self._rules = rules
         self._registrar = registrar
         self._act = act
+        self._divert = divert
         self._wake = wake
         self._listings: queue.Queue[Listing | None] = queue.Queue(QUEUED_LISTINGS)
         self._thread = threading.Thread(target=self._walk, name="scan", daemon=True)
@@ -174,6 +176,8 @@ class Backlog:
                     self._tally.known += 1
                     self._act(self._registrar.moved(moved, path, fingerprint))
                     return None
+        if self._divert(path, fingerprint, record):
+            return None
         return self._make(path, fingerprint, record)
 
     def _make(self, path: bytes, fingerprint: Fingerprint, record: FileRecord | None) -> StageJob:

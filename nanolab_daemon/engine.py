@@ -11,6 +11,7 @@ import selectors
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from nanolab_daemon import publish, rawfile
@@ -135,6 +136,8 @@ class Engine:
         self._manifest_due = 0.0
         self._said: set[str] = set()
         self._killed = False
+        self._root: tuple[int, int] | None = None
+        self.adopt_root()
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -176,6 +179,14 @@ class Engine:
         self.selector.close()
         for root in (self.config.paths.stage, self.config.paths.output):
             publish.remove_temp_folder(root, self.catalog.ledger_id)
+
+    def adopt_root(self) -> None:
+        """Take the raw folder as it is now for the true one."""
+        self._root = _identity(self.config.paths.raw)
+
+    def root_stands(self) -> bool:
+        """Tell whether the raw folder is still the one that was adopted; if not, nothing below it has vanished."""
+        return self._root is not None and _identity(self.config.paths.raw) == self._root
 
     # -- offers -----------------------------------------------------------------------------------------------------
 
@@ -318,7 +329,7 @@ class Engine:
             case Unchanged():
                 return registrar.unchanged(job, outcome.fingerprint)
             case Gone():
-                return registrar.vanished(job.path)
+                return registrar.vanished(job.path) if self.root_stands() else []
             case Unreadable():
                 self._tell("unreadable for now", **{SOURCE_FILE: file, REASON: outcome.reason})
                 return registrar.unreadable(job, outcome, self._fingerprint(job.path))
@@ -453,6 +464,16 @@ class Engine:
         if self.paused is not None and time.monotonic() >= self.paused.until:
             self._log.info("resumed", **{REASON: self.paused.reason})
             self.paused = None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Tell one folder from another that stands under its name: None if there is none."""
+    try:
+        status = folder.stat()
+        with os.scandir(folder):  # a share whose server is gone may still answer stat(2)
+            return status.st_dev, status.st_ino
+    except OSError:
+        return None
 
 
 def _run_of(job: SegmentJob | ManifestJob) -> str:

@@ -23,6 +23,13 @@ class FileState(StrEnum):
     WAITING = "waiting"  # locked or unreadable for now
 
 
+WAITING_WORDS = {
+    FileState.QUEUED: "It has a header but no start time and no rows: the measurement waits in the instrument's queue.",
+    FileState.STARTED: "It has started but has no rows yet: the instrument connects, ramps or burns in.",
+}
+"""The reasons for the two states of a file without rows."""
+
+
 class DateOrigin(StrEnum):
     """Where the date of a run comes from."""
 

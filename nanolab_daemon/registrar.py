@@ -159,6 +159,15 @@ class Registrar:
         self.catalog.put_file(self._record(job, fingerprint, None, FileState.WAITING, before, reason=outcome.reason))
         return []
 
+    def observed(self, path: bytes, fingerprint: Fingerprint, state: FileState, words: str, proc: str | None) -> None:
+        """Record what a look into a file told that is not done. A published run's file keeps its verdict meanwhile."""
+        before = self.catalog.file(path)
+        if before is not None and before.present and before.state in HAS_RUN:
+            return
+        # Rows are there but not staged: should the program end now, the next scan must find the file unknown.
+        mark = UNKNOWN if state is FileState.MEASURING else fingerprint
+        self.catalog.put_file(self._record(StageJob(path), mark, None, state, before, reason=words, proc=proc))
+
     def unchanged(self, job: StageJob, fingerprint: Fingerprint) -> list[Action]:
         """Record that known bytes were found again under another fingerprint."""
         self.catalog.set_fingerprint(job.path, fingerprint)

@@ -20,7 +20,7 @@ from nanolab_daemon import __version__, parquet, publish, rawfile
 from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError, RejectCause
 from nanolab_daemon.facts import Judged, Lab, judge
 from nanolab_daemon.header import parse_header
-from nanolab_daemon.model import FileState, Header, Rejection
+from nanolab_daemon.model import WAITING_WORDS, FileState, Header, Rejection
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rows import Rows, read_rows
@@ -96,7 +96,7 @@ def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOu
         judged = judge(lab, header, rows, job.path, contents.fingerprint.mtime_ns, body)
         if judged is None:
             state = FileState.STARTED if header.has_metadata else FileState.QUEUED
-            return NoRows(contents.fingerprint, sha256, state, header.procedure, _waiting_words(state)), None
+            return NoRows(contents.fingerprint, sha256, state, header.procedure, WAITING_WORDS[state]), None
         if not job.selection.takes(header.procedure, judged.facts.date):
             return Unselected(header.procedure, judged.facts.date), None
         return _staged(job, contents, sha256, header, rows, judged)
@@ -222,9 +222,3 @@ def _unreadable(error: OSError) -> StageOutcome:
     if error.errno == errno.EACCES:
         reason += " Give the user that runs nanolab-daemon the right to read it."
     return Unreadable(reason, error.errno or 0, machine)
-
-
-def _waiting_words(state: FileState) -> str:
-    if state is FileState.QUEUED:
-        return "It has a header but no start time and no rows: the measurement waits in the instrument's queue."
-    return "It has started but has no rows yet: the instrument connects, ramps or burns in."

@@ -1,0 +1,283 @@
+"""Follows files that are being written, from the first hint to the moment that they are done.
+
+Looks at each again and again, as seldom as it can, and offers it to the engine when `settle` says so. Whatever it
+misses, the scan finds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import os
+import stat
+from dataclasses import dataclass, field
+
+from nanolab_daemon.catalog import HAS_RUN
+from nanolab_daemon.config import Config
+from nanolab_daemon.engine import Engine
+from nanolab_daemon.log import PROC, REASON, ROWS, SOURCE_FILE, STATE, logger
+from nanolab_daemon.model import WAITING_WORDS, FileState, Fingerprint
+from nanolab_daemon.names import shown_path
+from nanolab_daemon.probe import Probe
+from nanolab_daemon.procedures import Registry
+from nanolab_daemon.rawfile import fingerprint
+from nanolab_daemon.scan import name_test
+from nanolab_daemon.settle import Glance, Patience, Rule, Track, decide, pause_s
+from nanolab_daemon.tasks import (
+    Changing,
+    Gone,
+    NoRows,
+    Refused,
+    Staged,
+    StageJob,
+    StageOutcome,
+    Unchanged,
+    Unreadable,
+)
+
+_FINAL = HAS_RUN | {FileState.REJECTED}
+_WAITING = frozenset({FileState.QUEUED, FileState.STARTED})
+
+
+@dataclass(slots=True)
+class _Entry:
+    track: Track
+    due: float
+    probe: Probe | None = None
+    offered: bool = False
+    told: FileState | None = None  # what the ledger says of it while it is measured
+    known: bool = False  # the ledger has been asked about these bytes
+    done: bool = False  # staged or refused; only watched for growth
+    failures: int = 0
+    why: Rule | None = None
+
+
+@dataclass(slots=True)
+class Follower:
+    """The files that something was heard of lately. `events`: whether closes can be seen."""
+
+    config: Config
+    engine: Engine
+    registry: Registry
+    events: bool = True
+    _entries: dict[bytes, _Entry] = field(default_factory=dict)
+    _line: list[tuple[float, int, bytes]] = field(default_factory=list)
+    _serial: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self._root = os.fsencode(self.config.paths.raw)
+        self._log = logger(__name__)
+        self.configure(self.config)
+
+    def configure(self, config: Config) -> None:
+        """Take over changed settings."""
+        self.config = config
+        watch = config.watch
+        self._patience = Patience(watch.settle_s, watch.quiet_s, watch.poll_s, watch.rescan_s)
+        self._test = name_test(watch.include, watch.exclude)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def next_due(self) -> float:
+        """The monotonic second at which the next file is to be looked at; infinity if none is."""
+        return self._line[0][0] if self._line else math.inf
+
+    def glance(self, path: bytes) -> Glance | None:
+        """Give what the last look into a file told, if it is being followed."""
+        entry = self._entries.get(path)
+        return entry.track.glance if entry else None
+
+    def measuring(self) -> dict[bytes, Glance]:
+        """Give the files that have rows and grow, with the last look into each."""
+        looks = {path: entry.track.glance for path, entry in self._entries.items() if not entry.done}
+        return {path: look for path, look in looks.items() if look is not None and look.rows}
+
+    # -- what is heard ----------------------------------------------------------------------------------------------
+
+    def heard(self, path: bytes, now: float, *, closed: bool) -> None:
+        """Something happened to this path; `closed`: a writer has closed it."""
+        if not self._test(path):
+            return
+        entry = self._entries.get(path)
+        mark = self._stat(path)
+        if mark is None:
+            if entry is not None or self.engine.catalog.file(path) is not None:
+                self._gone(path)
+            return
+        if entry is None:
+            entry = self._entries[path] = _Entry(Track(mark, now), now)
+        else:
+            self._note(entry, mark, now)
+        if closed:
+            entry.track = entry.track.closed(now)
+        if not entry.offered:
+            self._visit(path, entry, mark, now)
+
+    def found(self, path: bytes, mark: Fingerprint, now: float, age_s: float, *, republished: int) -> bool:
+        """The scan has found a new or changed file; tell whether it is followed from here, since it is fresh."""
+        entry = self._entries.get(path)
+        if entry is not None:
+            self._note(entry, mark, now)
+            if not entry.offered:
+                self._schedule(path, entry, now)
+            return True
+        if age_s >= self._patience.quiet_s:
+            return False
+        since = now - max(0.0, age_s)
+        entry = self._entries[path] = _Entry(Track(mark, since, republished=republished), now)
+        self._schedule(path, entry, now)
+        return True
+
+    def answered(self, job: StageJob, outcome: StageOutcome, now: float) -> None:
+        """A worker has answered."""
+        entry = self._entries.get(job.path)
+        if entry is None:
+            if isinstance(outcome, Changing):
+                mark = self._stat(job.path)
+                if mark is not None:
+                    entry = self._entries[job.path] = _Entry(Track(mark, now), now)
+                    self._schedule(job.path, entry, now + self._patience.poll_s)
+            return
+        entry.offered = False
+        match outcome:
+            case Staged() | Refused() | Unchanged():
+                entry.done = True
+                entry.failures = 0
+                record = self.engine.catalog.file(job.path)
+                track = entry.track.seen(outcome.fingerprint, now)
+                entry.track = Track(track.fingerprint, now, republished=record.republished if record else 0)
+                self._schedule(job.path, entry, now + self._patience.poll_s)
+            case NoRows():
+                glance = entry.track.glance or Glance(outcome.state, proc=outcome.proc)
+                track = entry.track.seen(outcome.fingerprint, now)
+                entry.track = Track(track.fingerprint, entry.track.changed_at, None, glance, track.republished)
+                entry.told = outcome.state
+                self._schedule(job.path, entry, now + pause_s(entry.track, now, self._patience))
+            case Gone():
+                del self._entries[job.path]
+            case _:
+                entry.failures += isinstance(outcome, Unreadable)
+                entry.track = Track(entry.track.fingerprint, now, republished=entry.track.republished)
+                wait_s = self._patience.poll_s * 2 ** min(entry.failures, 10)
+                self._schedule(job.path, entry, now + min(wait_s, self._patience.rescan_s))
+
+    def forget_all(self) -> None:
+        """Let go of every file: the folder is not to be trusted now, and a scan will find them again."""
+        self._entries.clear()
+        self._line.clear()
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def work(self, now: float, most: int) -> None:
+        """Look at the files whose time has come, at most so many."""
+        for _ in range(most):
+            if not self._line or self._line[0][0] > now:
+                return
+            due, _, path = heapq.heappop(self._line)
+            entry = self._entries.get(path)
+            if entry is None or entry.due != due or entry.offered:
+                continue
+            mark = self._stat(path)
+            if mark is None:
+                self._gone(path)
+                continue
+            self._note(entry, mark, now)
+            self._visit(path, entry, mark, now)
+
+    def _note(self, entry: _Entry, mark: Fingerprint, now: float) -> None:
+        if mark != entry.track.fingerprint:
+            entry.known = entry.done = False
+            entry.track = entry.track.seen(mark, now)
+
+    def _visit(self, path: bytes, entry: _Entry, mark: Fingerprint, now: float) -> None:
+        if not entry.known and self._is_known(path, entry, mark):
+            return
+        if entry.done:
+            self._watch_for_growth(path, entry, now)
+            return
+        if entry.track.glance is None and entry.track.closed_at is None:
+            self._look_inside(path, entry)
+        verdict = decide(entry.track, now, self._patience)
+        if verdict.ready is None:
+            self._schedule(path, entry, verdict.again_at)
+            return
+        entry.offered = True
+        entry.why = verdict.ready
+        record = self.engine.catalog.file(path)
+        known = record.sha256 if record and record.state is not FileState.WAITING else None
+        allowed = record.sha256 if record and record.skip_bad_rows else None
+        self.engine.offer(StageJob(path, mark.size_bytes, known_sha256=known, skip_bad_rows_of=allowed, live=True))
+
+    def _is_known(self, path: bytes, entry: _Entry, mark: Fingerprint) -> bool:
+        """Ask the ledger about these bytes; tell whether nothing is left to be done with the file."""
+        entry.known = True
+        catalog, registrar = self.engine.catalog, self.engine.registrar
+        record = catalog.file(path)
+        if record is None:
+            for other in catalog.same_inode(mark):
+                if self._stat(other.path) is None and self.engine.root_stands():
+                    self.engine.act(registrar.moved(other, path, mark), live=True)
+                    record = catalog.file(path)
+                    break
+        if record is None:
+            return False
+        entry.track = Track(
+            entry.track.fingerprint,
+            entry.track.changed_at,
+            entry.track.closed_at,
+            entry.track.glance,
+            record.republished,
+        )
+        if record.fingerprint != mark:
+            return False
+        if not record.present:
+            self.engine.act(registrar.returned(record), live=True)
+        if record.state in _FINAL and not entry.done:
+            del self._entries[path]
+            return True
+        if record.state in _WAITING and entry.track.glance is None:
+            entry.track = entry.track.looked(Glance(record.state, proc=record.proc))
+            entry.told = record.state
+        return False
+
+    def _watch_for_growth(self, path: bytes, entry: _Entry, now: float) -> None:
+        """Keep an eye on a file that was just published: where closes can't be seen, nothing else would tell."""
+        pause = pause_s(entry.track, now, self._patience)
+        if self.events or pause >= self._patience.rescan_s:
+            del self._entries[path]
+        else:
+            self._schedule(path, entry, now + pause)
+
+    def _look_inside(self, path: bytes, entry: _Entry) -> None:
+        if entry.probe is None:
+            entry.probe = Probe(self.registry, self.config.limits.max_header_kb << 10)
+        try:
+            glance = entry.probe.look(os.path.join(self._root, path))
+        except OSError:
+            glance = Glance(None)
+        entry.track = entry.track.looked(glance)
+        if glance.state is not None and glance.state is not entry.told:
+            entry.told = glance.state
+            words = WAITING_WORDS.get(glance.state) or "It has rows and grows: it is published when it is done."
+            self.engine.registrar.observed(path, entry.track.fingerprint, glance.state, words, glance.proc)
+            bound = {SOURCE_FILE: shown_path(path), STATE: glance.state, PROC: glance.proc, ROWS: glance.rows}
+            self._log.info("seen", **bound, expected_rows=glance.expected_rows, **{REASON: words})
+
+    def _gone(self, path: bytes) -> None:
+        self._entries.pop(path, None)
+        if self.engine.root_stands():
+            self.engine.act(self.engine.registrar.vanished(path), live=True)
+
+    def _stat(self, path: bytes) -> Fingerprint | None:
+        try:
+            status = os.lstat(os.path.join(self._root, path))
+        except OSError:
+            return None
+        return fingerprint(status) if stat.S_ISREG(status.st_mode) else None
+
+    def _schedule(self, path: bytes, entry: _Entry, due: float) -> None:
+        entry.due = due
+        heapq.heappush(self._line, (due, next(self._serial), path))
