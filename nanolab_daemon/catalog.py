@@ -111,11 +111,15 @@ class Catalog:
 
     @classmethod
     def open_to_read(cls, path: Path) -> Self | None:
-        """Open the ledger beside its writer; None where there is none yet."""
+        """Open the ledger beside its writer, and leave no trace in its folder; None where there is none yet."""
         if not path.exists():
             return None
+        # A writer keeps its journal beside the ledger. Without one nobody writes, and SQLite is told so: else it
+        # would make that journal itself, in a folder in which the reader may have no right to.
+        alone = not path.with_name(f"{path.name}-wal").exists()
         try:
-            db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
+            uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
             return cls(db)
         except sqlite3.DatabaseError as error:
             raise EngineError(f"The ledger {path} can't be read: {error}.") from error
@@ -319,6 +323,29 @@ class Catalog:
         """Count the present files by state."""
         rows = self._db.execute("SELECT state, count(*) FROM files WHERE present GROUP BY state")
         return {FileState(state): number for state, number in rows}
+
+    def judged_since(self, at: float) -> dict[tuple[FileState, str | None], int]:
+        """Count the present files judged since a moment, by state and by the cause of a rejection."""
+        rows = self._db.execute(
+            "SELECT state, cause, count(*) FROM files WHERE present AND judged_at >= ? GROUP BY state, cause", (at,)
+        )
+        return {(FileState(state), cause): number for state, cause, number in rows}
+
+    def cut_since(self, at: float) -> tuple[int, int]:
+        """Count the runs whose second stage was done since a moment, and their segments."""
+        row = self._db.execute(
+            "SELECT count(*), coalesce(sum(json_array_length(segment_files)), 0) FROM runs WHERE segmented_at >= ?",
+            (at,),
+        ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def completeness_since(self, at: float) -> dict[str, tuple[int, int]]:
+        """Give for each procedure how many runs staged since a moment are complete, of those of which it is known."""
+        rows = self._db.execute(
+            "SELECT proc, sum(complete), count(complete) FROM runs WHERE staged_at >= ? GROUP BY proc ORDER BY proc",
+            (at,),
+        )
+        return {proc: (complete, judged) for proc, complete, judged in rows if judged}
 
     def totals(self, since: float = 0.0) -> Mapping[str, int]:
         """Count runs, rows and segments, staged since a moment (seconds since 1970)."""

@@ -160,7 +160,7 @@ class Registrar:
         return []
 
     def observed(self, path: bytes, fingerprint: Fingerprint, state: FileState, words: str, proc: str | None) -> None:
-        """Record what a look into a file told that is not done. A published run's file keeps its verdict meanwhile."""
+        """Record what a look into an unfinished file told. The file of a published run keeps its verdict."""
         before = self.catalog.file(path)
         if before is not None and before.present and before.state in HAS_RUN:
             return
@@ -257,7 +257,7 @@ class Registrar:
         if run is None:
             return []
         holders = [record for record in self.catalog.holding(run_id) if record.state in HAS_RUN]
-        best = _best_of(holders, run.source)
+        best = best_of(holders, run.source)
         if best is None:
             if not run.source_missing:
                 self.catalog.set_source(run_id, run.source, missing=True)
@@ -301,7 +301,7 @@ class Registrar:
     def _best(self, run_id: str) -> FileRecord | None:
         run = self.catalog.run(run_id)
         holders = [record for record in self.catalog.holding(run_id) if record.state in HAS_RUN]
-        return _best_of(holders, run.source if run else b"")
+        return best_of(holders, run.source if run else b"")
 
     def _record(
         self,
@@ -367,7 +367,7 @@ def abandon(record: FileRecord) -> FileRecord:
     )
 
 
-def _best_of(holders: list[FileRecord], source: bytes) -> FileRecord | None:
+def best_of(holders: list[FileRecord], source: bytes) -> FileRecord | None:
     """Choose the file that a run is published from: most rows, then a rule that no order of events can change.
 
     Among identical copies the one that is the source already stays it.
