@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sqlite3
 import threading
@@ -22,6 +21,7 @@ from nanolab_daemon.lock import Lock
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import StageJob, StageOutcome
+from nanolab_daemon.wakeup import Wakeup
 
 STEP_S = 0.1
 GIVE_UP_AFTER_S = 60.0
@@ -35,33 +35,6 @@ class Ended:
     tally: Tally
     seconds: float
     interrupted: bool
-
-
-class Wakeup:
-    """Lets another thread end the engine's wait."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def fileno(self) -> int:
-        """Give the descriptor that is readable when somebody called."""
-        return self._reader
-
-    def call(self) -> None:
-        """Wake the engine. Safe from any thread, and from a signal handler."""
-        with contextlib.suppress(OSError):  # full: it is awake already; closed: nobody listens any more
-            os.write(self._writer, b".")
-
-    def clear(self) -> None:
-        """Take note of all calls so far."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._reader, 4096):
-                pass
-
-    def close(self) -> None:
-        """Close both ends."""
-        os.close(self._reader)
-        os.close(self._writer)
 
 
 @contextlib.contextmanager

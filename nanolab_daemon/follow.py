@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nanolab_daemon.catalog import HAS_RUN
 from nanolab_daemon.config import Config
@@ -53,22 +53,19 @@ class _Entry:
     why: Rule | None = None
 
 
-@dataclass(slots=True)
 class Follower:
     """The files that something was heard of lately. `events`: whether closes can be seen."""
 
-    config: Config
-    engine: Engine
-    registry: Registry
-    events: bool = True
-    _entries: dict[bytes, _Entry] = field(default_factory=dict)
-    _line: list[tuple[float, int, bytes]] = field(default_factory=list)
-    _serial: itertools.count[int] = field(default_factory=itertools.count)
-
-    def __post_init__(self) -> None:
-        self._root = os.fsencode(self.config.paths.raw)
+    def __init__(self, config: Config, engine: Engine, registry: Registry) -> None:
+        self.engine = engine
+        self.registry = registry
+        self.events = True
+        self._root = os.fsencode(config.paths.raw)
         self._log = logger(__name__)
-        self.configure(self.config)
+        self._entries: dict[bytes, _Entry] = {}
+        self._line: list[tuple[float, int, bytes]] = []  # (when to look, serial number, path)
+        self._serial = itertools.count()
+        self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Take over changed settings."""
@@ -117,7 +114,7 @@ class Follower:
             self._visit(path, entry, mark, now)
 
     def found(self, path: bytes, mark: Fingerprint, now: float, age_s: float, *, republished: int) -> bool:
-        """The scan has found a new or changed file; tell whether it is followed from here, since it is fresh."""
+        """Take a new or changed file from the scan if it is fresh; tell whether it is followed from here."""
         entry = self._entries.get(path)
         if entry is not None:
             self._note(entry, mark, now)
@@ -132,7 +129,7 @@ class Follower:
         return True
 
     def answered(self, job: StageJob, outcome: StageOutcome, now: float) -> None:
-        """A worker has answered."""
+        """Take note of what a worker said."""
         entry = self._entries.get(job.path)
         if entry is None:
             if isinstance(outcome, Changing):

@@ -24,7 +24,7 @@ class FileState(StrEnum):
 
 
 WAITING_WORDS = {
-    FileState.QUEUED: "It has a header but no start time and no rows: the measurement waits in the instrument's queue.",
+    FileState.QUEUED: "It has a header but no start time and no rows: the measurement is still in the queue.",
     FileState.STARTED: "It has started but has no rows yet: the instrument connects, ramps or burns in.",
 }
 """The reasons for the two states of a file without rows."""

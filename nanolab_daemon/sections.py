@@ -83,7 +83,7 @@ class Pools:
     stage_workers: int = setting(0, Integer(0, 64, "; 0 takes one for each CPU"))
     segment_workers: int = setting(0, Integer(0, 64, "; 0 takes one for each CPU"))
     task_timeout_s: float = setting(60.0, Number(0.1, _DAY_S))
-    task_memory_mb: int = setting(1024, Integer(64, 1 << 20))
+    task_memory_mb: int = setting(1024, Integer(256, 1 << 20))
 
     @property
     def stage_processes(self) -> int:

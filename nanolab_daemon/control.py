@@ -1,0 +1,140 @@
+"""The daemon's ear: a socket in the state folder on which commands ask it things, one JSON line each way.
+
+Only those who may enter the folder can ask. Serves in the engine's thread, never waits for anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanolab_daemon.errors import EngineError
+
+FILE_NAME = "control.sock"
+MOST_BYTES = 1 << 20
+ANSWER_S = 30.0
+
+Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+class Control:
+    """The listening end. `answer` gives what is sent back; what it raises as EngineError is told to the asker."""
+
+    def __init__(self, state: Path, selector: selectors.BaseSelector, answer: Answer) -> None:
+        self._state = state
+        self._selector = selector
+        self._answer = answer
+        self._listener: socket.socket | None = None
+        self._inboxes: dict[socket.socket, bytearray] = {}
+
+    def start(self) -> None:
+        """Begin to listen. The caller holds the lock, so that a socket found there is a dead one's."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        (self._state / FILE_NAME).unlink(missing_ok=True)
+        with _short_name(self._state) as name:
+            listener.bind(name)
+        listener.listen(16)
+        self._listener = listener
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def stop(self) -> None:
+        """End, and take the socket away."""
+        for connection in list(self._inboxes):
+            self._drop(connection)
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+            (self._state / FILE_NAME).unlink(missing_ok=True)
+
+    def poll(self) -> None:
+        """Take in connections and answer what has been asked."""
+        if self._listener is None:
+            return
+        with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
+            while True:
+                connection, _ = self._listener.accept()
+                connection.setblocking(False)
+                self._inboxes[connection] = bytearray()
+                self._selector.register(connection, selectors.EVENT_READ)
+        for connection in list(self._inboxes):
+            self._read(connection)
+
+    def _read(self, connection: socket.socket) -> None:
+        inbox = self._inboxes[connection]
+        try:
+            part = connection.recv(65536)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            part = b""
+        inbox += part
+        if not part or len(inbox) > MOST_BYTES:
+            self._drop(connection)
+        elif b"\n" in inbox:
+            self._reply(connection, bytes(inbox))
+            self._drop(connection)
+
+    def _reply(self, connection: socket.socket, line: bytes) -> None:
+        try:
+            question = json.loads(line)
+            answer = self._answer(question) if isinstance(question, dict) else {"error": "a question is an object"}
+        except json.JSONDecodeError:
+            answer = {"error": "this is no JSON"}
+        except EngineError as error:
+            answer = {"error": str(error)}
+        with contextlib.suppress(OSError):  # the asker has gone
+            connection.setblocking(True)
+            connection.settimeout(1.0)
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    def _drop(self, connection: socket.socket) -> None:
+        del self._inboxes[connection]
+        self._selector.unregister(connection)
+        connection.close()
+
+
+def ask(state: Path, question: Mapping[str, Any], timeout_s: float = ANSWER_S) -> dict[str, Any] | None:
+    """Ask the daemon of a state folder; None if no daemon listens. Raises EngineError with what it objects."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            with _short_name(state) as name:
+                connection.connect(name)
+            connection.sendall(json.dumps(question).encode() + b"\n")
+            inbox = bytearray()
+            while not inbox.endswith(b"\n") and (part := connection.recv(65536)):
+                inbox += part
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            raise EngineError(
+                "This user may not speak to the daemon.", advice="Use the user that runs it, or sudo."
+            ) from error
+        except OSError as error:
+            raise EngineError(
+                f"The daemon does not answer: {error}.", advice="Is it stopped or very busy?"
+            ) from error
+    try:
+        answer: dict[str, Any] = json.loads(inbox)
+    except json.JSONDecodeError as error:
+        raise EngineError("The daemon ended in the middle of its answer.") from error
+    if "error" in answer:
+        raise EngineError(str(answer["error"]))
+    return answer
+
+
+@contextlib.contextmanager
+def _short_name(state: Path) -> Any:
+    """Give a name for the socket that fits into the 108 bytes that the kernel allows, however long the path is."""
+    fd = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{FILE_NAME}"
+    finally:
+        os.close(fd)
