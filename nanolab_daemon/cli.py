@@ -1,0 +1,203 @@
+"""The command line: reads what a person wants, calls the part that does it, prints, and gives the exit code.
+
+Decides nothing about files or runs. Heavy modules are imported inside the commands, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nanolab_daemon import __version__
+from nanolab_daemon.cli_base import (
+    EXIT_FAILED,
+    Command,
+    Given,
+    Group,
+    day,
+    entry,
+    examples,
+    json_option,
+    registry,
+    settings_options,
+)
+from nanolab_daemon.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from nanolab_daemon.tasks import Selection
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Be `nanolab-daemon`."""
+    return entry(cli, argv)
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples("run", "backfill --dry-run", "status", "why It2025-09-04_3.csv"),
+)
+@click.version_option(__version__, prog_name="nanolab-daemon", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Turn the CSV files of the lab's instruments into Parquet runs and sweep segments.
+
+    Raw files are only ever read. What is done and why stands in the ledger, in the state folder.
+    """
+
+
+# -- the work -------------------------------------------------------------------------------------------------------
+
+
+@cli.command(epilog=examples("run", "run --config /etc/nanolab-daemon/config.toml"))
+@settings_options
+def run(given: Given) -> int:
+    """Watch and process files as they are written.
+
+    Runs until SIGTERM or SIGINT; SIGHUP reads the settings again. Under systemd, it tells when it is
+    ready and that it makes progress.
+    """
+    from nanolab_daemon import service
+
+    return service.run(given.load(), reload=given.load)
+
+
+def selection_options(command: Command) -> Command:
+    """Give a command the options that select measurements."""
+    for option in (
+        click.option("--procedure", "procedures", multiple=True, metavar="NAME",
+                     help="Only this kind of measurement, such as IVg; may be given several times."),
+        click.option("--until", metavar="YYYY-MM-DD", help="Only runs of this day and before, in the lab's time."),
+        click.option("--since", metavar="YYYY-MM-DD", help="Only runs of this day and after, in the lab's time."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def pass_options(command: Command) -> Command:
+    """Give a command the options of one pass over the raw folder."""
+    for option in (
+        json_option,
+        click.option("--strict", is_flag=True, help="Exit with 3 if a file was rejected."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, file by file, and write nothing."),
+        click.option("--force", is_flag=True, help="Do known and unchanged files again too."),
+        selection_options,
+    ):
+        command = option(command)
+    return command
+
+
+def _one_pass(
+    given: Given,
+    command: str,
+    *,
+    since: str | None,
+    until: str | None,
+    procedures: tuple[str, ...],
+    force: bool,
+    dry_run: bool,
+    strict: bool,
+    as_json: bool,
+    segment: bool,
+) -> int:
+    from nanolab_daemon import cli_batch
+
+    config = given.load()
+    selection = _selection(since, until, procedures)
+    cli_batch.remark_unknown(selection, registry(config))
+    if dry_run:
+        return cli_batch.dry_run(config, selection, force=force, segment=segment, as_json=as_json, strict=strict)
+    return cli_batch.work(
+        config, command, selection=selection, force=force, segment=segment, as_json=as_json, strict=strict
+    )
+
+
+@cli.command(epilog=examples("backfill", "backfill --dry-run", "backfill --since 2025-09-01 --procedure IVg"))
+@settings_options
+@pass_options
+def backfill(given: Given, **options: object) -> int:
+    """Process all files that are new or changed.
+
+    Every raw file that the ledger does not know as it stands now goes through both stages.
+
+    Can be interrupted at any point and run again: what is done is not done twice.
+    """
+    return _one_pass(given, "backfill", segment=True, **options)  # type: ignore[arg-type]
+
+
+@cli.command(epilog=examples("pipeline", "pipeline --dry-run"))
+@settings_options
+@pass_options
+def pipeline(given: Given, **options: object) -> int:
+    """Do the same as `backfill`."""
+    return _one_pass(given, "pipeline", segment=True, **options)  # type: ignore[arg-type]
+
+
+@cli.command(epilog=examples("stage", "stage --procedure It"))
+@settings_options
+@pass_options
+def stage(given: Given, **options: object) -> int:
+    """Do the first stage alone: raw files to runs."""
+    return _one_pass(given, "stage", segment=False, **options)  # type: ignore[arg-type]
+
+
+@cli.command(epilog=examples("preprocess"))
+@settings_options
+@json_option
+def preprocess(given: Given, as_json: bool) -> int:
+    """Do the second stage alone: runs to segments."""
+    from nanolab_daemon import cli_batch
+
+    return cli_batch.work(given.load(), "preprocess", stage=False, as_json=as_json)
+
+
+# -- questions ------------------------------------------------------------------------------------------------------
+
+
+@cli.command(epilog=examples("check", "check --procedures", "check --raw-root /mnt/lab --json"))
+@settings_options
+@click.option("--procedures", is_flag=True, help="Print the table of procedures instead, as the settings have it.")
+@json_option
+def check(given: Given, procedures: bool, as_json: bool) -> int:
+    """Check the settings and this machine.
+
+    One line each, with the remedy. Exits with 1 if something does not work, and with 78 if the settings
+    themselves are wrong.
+    """
+    from nanolab_daemon import cli_render
+    from nanolab_daemon.check import Status, check, worst
+    from nanolab_daemon.layout import path_mistakes
+
+    config = given.load()
+    if procedures:
+        cli_render.procedures(registry(config), as_json=as_json)
+        return 0
+    findings = check(config)
+    cli_render.findings(findings, as_json=as_json)
+    if path_mistakes(config):
+        return ConfigError.exit_code
+    return EXIT_FAILED if worst(findings) is Status.FAIL else 0
+
+
+@cli.command(epilog=examples("demo", "demo --seconds 60 --keep ./demo-lab"))
+@click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER", help="Make the lab here and leave it.")
+@click.option("--seconds", type=float, metavar="S", help="End after this long.")
+def demo(keep: Path | None, seconds: float | None) -> int:
+    """Show the daemon at work in a temporary lab.
+
+    A simulated instrument writes files, the daemon processes them. Needs no settings.
+    """
+    from nanolab_daemon import demo as lab
+
+    return lab.main(keep=keep, seconds=seconds, console=sys.stdout)
+
+
+def _selection(since: str | None, until: str | None, procedures: tuple[str, ...]) -> Selection:
+    from nanolab_daemon.tasks import Selection
+
+    first, last = day(since, "--since"), day(until, "--until")
+    if first and last and first > last:
+        raise UsageError(f"--since {first} is after --until {last}: no run can be meant.")
+    return Selection(frozenset(procedures), first, last)

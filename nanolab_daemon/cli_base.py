@@ -1,0 +1,178 @@
+"""What all commands share: options, settings, hints at misspelt words, and how a mistake is told.
+
+Does no work of its own and imports nothing heavy: `--help` has to be there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nanolab_daemon.errors import NanolabError, UsageError
+
+if TYPE_CHECKING:
+    from nanolab_daemon.config import Config
+    from nanolab_daemon.procedures import Registry
+
+PROGRAM = "nanolab-daemon"
+EXIT_FAILED = 1
+EXIT_REJECTS = 3
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """A group of commands in the order in which they were written, that knows what was meant by a misspelt one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the commands as they stand in the program: the everyday ones first."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one may have been meant."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            from nanolab_daemon.settings import did_you_mean, escaped
+
+            hint = did_you_mean(name, self.commands)
+            ctx.fail(f"{escaped(name[:60])!r} is no command of {PROGRAM}{hint}.")
+        return super().resolve_command(ctx, args)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line said of the settings; read at once, and again at each reload."""
+
+    file: Path | None
+    overrides: Mapping[str, object]
+
+    def load(self) -> Config:
+        """Read the settings from their four sources and check them, the procedures too."""
+        from nanolab_daemon import config
+
+        loaded = config.load(self.file, environ=os.environ, overrides=self.overrides)
+        registry(loaded)
+        return loaded
+
+
+def registry(config: Config) -> Registry:
+    """Give the registry of procedures with the configuration's own laid over it; a mistake there is a ConfigError."""
+    from nanolab_daemon.procedures import Registry
+
+    return Registry.builtin().with_overrides(config.procedures)
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command `--config` and the flags that stand above it; it takes them as one argument, `given`."""
+    options = (
+        click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+                     help="Settings; by default ./config.toml, then /etc/nanolab-daemon/config.toml."),
+        click.option("--raw-root", metavar="FOLDER", help="Where the instruments write; only ever read."),
+        click.option("--stage-root", metavar="FOLDER", help="Where staged runs go."),
+        click.option("--output-root", metavar="FOLDER", help="Where sweep segments go."),
+        click.option("--state-dir", metavar="FOLDER", help="Where the ledger is; on a local disk."),
+        click.option("--workers", type=int, metavar="N", help="Worker processes in each pool; 0: one a CPU."),
+    )  # fmt: skip
+
+    import functools
+
+    @functools.wraps(command)
+    def with_given(
+        config_file: Path | None,
+        raw_root: str | None,
+        stage_root: str | None,
+        output_root: str | None,
+        state_dir: str | None,
+        workers: int | None,
+        **rest: Any,
+    ) -> Any:
+        overrides = {
+            "paths.raw": raw_root,
+            "paths.stage": stage_root,
+            "paths.output": output_root,
+            "paths.state": state_dir,
+            "pools.stage_workers": workers,
+            "pools.segment_workers": workers,
+        }
+        return command(given=Given(config_file, overrides), **rest)
+
+    wrapped: Any = with_given
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+def json_option(command: Command) -> Command:
+    """Give a command `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def examples(*lines: str) -> str:
+    """Lay out a command's examples for the end of its help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {line}" for line in lines)
+
+
+def day(text: str | None, flag: str) -> str | None:
+    """Check a day given on the command line."""
+    if text is None:
+        return None
+    import re
+    from datetime import date
+
+    try:
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            raise ValueError
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        from nanolab_daemon.settings import shown
+
+        raise UsageError(f"{flag} = {shown(text)} is no day.", advice="Write it as 2025-09-30.") from None
+
+
+def say_json(value: object) -> None:
+    """Print a value as JSON that any terminal and any program can take."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def entry(group: click.Group, argv: list[str] | None = None) -> int:
+    """Run a command and give its exit code. A mistake becomes a message on standard error, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # what a terminal can't show is escaped; it never ends the program
+            reconfigure(errors="backslashreplace")
+    try:
+        code = group.main(args=argv, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        complain("Interrupted.")
+        return EXIT_INTERRUPTED
+    except NanolabError as error:
+        complain(error.message, error.advice)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read us has left. Python flushes once more at its exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    return code if isinstance(code, int) else 0
+
+
+def complain(message: str, advice: str = "") -> None:
+    """Tell a person on standard error what went wrong, and what to do."""
+    click.echo(f"{PROGRAM}: {message}", err=True)
+    for line in advice.splitlines():
+        click.echo(f"  {line}", err=True)
