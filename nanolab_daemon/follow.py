@@ -36,6 +36,9 @@ from nanolab_daemon.tasks import (
     Unreadable,
 )
 
+LOOK_BYTES = 1 << 20
+"""A closed file of this size is looked into, since it may be proven whole; a larger one just waits to settle."""
+
 _FINAL = HAS_RUN | {FileState.REJECTED}
 _WAITING = frozenset({FileState.QUEUED, FileState.STARTED})
 
@@ -195,7 +198,7 @@ class Follower:
         if entry.done:
             self._watch_for_growth(path, entry, now)
             return
-        if entry.track.glance is None and entry.track.closed_at is None:
+        if entry.track.glance is None and (entry.track.closed_at is None or mark.size_bytes <= LOOK_BYTES):
             self._look_inside(path, entry)
         verdict = decide(entry.track, now, self._patience)
         if verdict.ready is None:

@@ -109,6 +109,7 @@ class Daemon:
                 while not self._stop:
                     self._turn()
                 self._log.info("stopping")
+                self._control.stop()
                 self._end_pass()
                 self._engine.stop(STOP_S)
                 self._log.info("stopped")
