@@ -18,9 +18,7 @@ from pyarrow import csv
 from nanolab_daemon.errors import FileRejectedError, RejectCause
 
 # Possessive: no part is ever tried twice, however long a line of digits is.
-_NUMBER = (
-    rb"[ \t]*+[+-]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|nan|inf(?:inity)?)[ \t]*+"
-)
+_NUMBER = rb"[ \t]*+[+-]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|nan|inf(?:inity)?)[ \t]*+"
 _WIDEST_PATTERN = 64  # one pattern for a whole row is quick; for thousands of columns, making it is not
 _SHOWN = 120
 
