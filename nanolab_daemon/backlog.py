@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from nanolab_daemon.catalog import Catalog, FileRecord
@@ -40,6 +41,15 @@ class Rules:
     infer_missing: bool = True
 
 
+class Passed(StrEnum):
+    """Why a file needs no work."""
+
+    KNOWN = "known"
+    GIVEN_UP = "given up"  # known, without rows, and not changed for long: rejected without being read again
+    RETURNED = "returned"  # it had vanished, and is back as it was
+    MOVED = "moved"  # a known file under a new name
+
+
 class Backlog:
     """One pass over the raw folder, as a source of jobs for the engine."""
 
@@ -55,6 +65,7 @@ class Backlog:
         act: Callable[[list[Action]], None] = lambda _: None,
         divert: Callable[[bytes, Fingerprint, FileRecord | None], bool] = lambda *_: False,
         wake: Callable[[], None] = lambda: None,
+        passed: Callable[[bytes, Passed, FileRecord | None], None] = lambda *_: None,
     ) -> None:
         self._root = os.fsencode(root)
         self._test = test
@@ -65,12 +76,14 @@ class Backlog:
         self._act = act
         self._divert = divert
         self._wake = wake
+        self._passed = passed
         self._listings: queue.Queue[Listing | None] = queue.Queue(QUEUED_LISTINGS)
         self._thread = threading.Thread(target=self._walk, name="scan", daemon=True)
         self._jobs: Iterator[StageJob] = iter(())
         self._seen: set[bytes] = set()
         self._failed: set[bytes] = set()
         self._missing: list[bytes] = []
+        self._followed: set[bytes] = set()  # old names of files that have new ones
         self._ended = False
         self._stopped = False
         self.finished = False
@@ -151,30 +164,32 @@ class Backlog:
             return self._make(path, fingerprint, None)
         self._tally.known += 1
         old = time.time() - fingerprint.mtime_ns / 1e9
-        if state in WAITS and old > self._rules.abandoned_after_s and not self._rules.dry and self._catalog:
+        given_up = state in WAITS and old > self._rules.abandoned_after_s
+        if given_up and not self._rules.dry and self._catalog:
             record = self._catalog.file(path)
             if record is not None:
                 self._catalog.put_file(abandon(record))
+        self._passed(path, Passed.GIVEN_UP if given_up else Passed.KNOWN, None)
         return None
 
     def _job(self, path: bytes, fingerprint: Fingerprint, *, is_known: bool) -> StageJob | None:
         """Make a job for a new or changed file, unless it is a known one under a new name or come back."""
         record = None if self._catalog is None else self._catalog.file(path)
-        if (
-            self._registrar is not None
-            and not self._rules.dry
-            and not self._rules.force
-            and self._catalog is not None
-        ):
+        if not self._rules.force and self._catalog is not None:
             if record is not None and not record.present and record.fingerprint == fingerprint:
                 self._tally.known += 1
-                self._act(self._registrar.returned(record))
+                self._passed(path, Passed.RETURNED, record)
+                if self._registrar is not None and not self._rules.dry:
+                    self._act(self._registrar.returned(record))
                 return None
             if not is_known:
                 moved = self._moved_from(fingerprint)
                 if moved is not None:
                     self._tally.known += 1
-                    self._act(self._registrar.moved(moved, path, fingerprint))
+                    self._followed.add(moved.path)
+                    self._passed(path, Passed.MOVED, moved)
+                    if self._registrar is not None and not self._rules.dry:
+                        self._act(self._registrar.moved(moved, path, fingerprint))
                     return None
         if self._divert(path, fingerprint, record):
             return None
@@ -198,13 +213,13 @@ class Backlog:
         """Find the file that now has another name: the same inode, size and time, and the old name is gone."""
         assert self._catalog is not None
         for record in self._catalog.same_inode(fingerprint):
-            if not os.path.lexists(os.path.join(self._root, record.path)):
+            if record.path not in self._followed and not os.path.lexists(os.path.join(self._root, record.path)):
                 return record
         return None
 
     def _conclude(self) -> None:
         """Work out which known files are gone, once every folder was seen, and let the registrar know."""
-        if self._catalog is None or self._registrar is None or self._rules.dry or not self._rules.infer_missing:
+        if self._catalog is None or not self._rules.infer_missing:
             return
         for folder in self._catalog.known_folders() - self._seen:
             if not any(folder == failed or folder.startswith(failed + b"/") for failed in self._failed):
@@ -215,7 +230,8 @@ class Backlog:
             return
         for path in self._missing:
             record = self._catalog.file(path)
-            if record is None or not record.present:
+            if record is None or not record.present or path in self._followed:
                 continue  # followed to its new name meanwhile
             self._tally.missing += 1
-            self._act(self._registrar.vanished(path))
+            if self._registrar is not None and not self._rules.dry:
+                self._act(self._registrar.vanished(path))
