@@ -66,6 +66,7 @@ class Backlog:
         divert: Callable[[bytes, Fingerprint, FileRecord | None], bool] = lambda *_: False,
         wake: Callable[[], None] = lambda: None,
         passed: Callable[[bytes, Passed, FileRecord | None], None] = lambda *_: None,
+        missed: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self._root = os.fsencode(root)
         self._test = test
@@ -77,6 +78,7 @@ class Backlog:
         self._divert = divert
         self._wake = wake
         self._passed = passed
+        self._missed = missed
         self._listings: queue.Queue[Listing | None] = queue.Queue(QUEUED_LISTINGS)
         self._thread = threading.Thread(target=self._walk, name="scan", daemon=True)
         self._jobs: Iterator[StageJob] = iter(())
@@ -233,5 +235,6 @@ class Backlog:
             if record is None or not record.present or path in self._followed:
                 continue  # followed to its new name meanwhile
             self._tally.missing += 1
+            self._missed(path)
             if self._registrar is not None and not self._rules.dry:
                 self._act(self._registrar.vanished(path))

@@ -68,7 +68,18 @@ def work(
 
 def dry_run(config: Config, selection: Selection, *, force: bool, segment: bool, as_json: bool, strict: bool) -> int:
     """Say what a pass would do, and write nothing."""
-    raise NotImplementedError
+    from nanolab_daemon import cli_render
+    from nanolab_daemon.backlog import Rules
+    from nanolab_daemon.cli_progress import progress
+    from nanolab_daemon.plan import plan
+
+    rules = Rules(force=force, selection=selection, abandoned_after_s=config.watch.abandoned_after_s)
+    with progress(sys.stderr, stage=True, segment=False) as shown:
+        made = plan(
+            config, rules, segment=segment, on_step=lambda tally, scanning: shown.show(tally, scanning=scanning)
+        )
+    cli_render.plan(made, as_json=as_json)
+    return EXIT_REJECTS if strict and made.totals["rejected"] else 0
 
 
 def remark_unknown(selection: Selection, registry: Registry) -> None:

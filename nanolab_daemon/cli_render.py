@@ -11,7 +11,14 @@ from nanolab_daemon.cli_base import say_json
 
 if TYPE_CHECKING:
     from nanolab_daemon.check import Finding
+    from nanolab_daemon.plan import Plan
     from nanolab_daemon.procedures import Registry
+
+PLAN_TOTALS = (
+    *("found", "known", "staged", "rejected", "queued", "started", "waiting", "duplicate", "superseded"),
+    *("unchanged", "unselected", "changing", "gone", "runs", "runs_cut", "segments"),
+    *("missing", "missing_ignored", "unreadable_folders"),
+)
 
 
 def findings(found: list[Finding], *, as_json: bool) -> None:
@@ -41,3 +48,28 @@ def table(rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         cells = [f"{text:<{width}}" for text, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[-1]]).rstrip())
+
+
+def plan(made: Plan, *, as_json: bool) -> None:
+    """Print what a pass would do: a line a file, then the totals that a real one hits."""
+    import json
+
+    totals = {name: made.totals[name] for name in PLAN_TOTALS}
+    if as_json:
+        for row in made.rows:
+            click.echo(json.dumps(asdict(row)))
+        click.echo(json.dumps({"totals": totals, "causes": dict(made.causes), "seconds": round(made.seconds, 3)}))
+        return
+    for row in made.rows:
+        segments = "" if row.segments is None else f", {row.segments} segments"
+        click.echo(f"{row.verdict:<10}  {row.file}  {row.why}{segments}{offending(row.line, row.text)}")
+    causes = ", ".join(f"{number:,} {cause}" for cause, number in sorted(made.causes.items()))
+    told = [f"{number:,} {name.replace('_', ' ')}" for name, number in totals.items() if number]
+    click.echo(f"A dry run: nothing was written. A real one now would come to: {', '.join(told) or 'nothing'}.")
+    if causes:
+        click.echo(f"Rejected: {causes}.")
+
+
+def offending(line: int | None, text: str | None) -> str:
+    """Write where a file's trouble is, for the end of a line."""
+    return "" if line is None else f" [line {line}" + (f": {text}]" if text else "]")

@@ -1,0 +1,430 @@
+"""What a pass would do, file by file, found out by doing all of it but the writing.
+
+Leaves nothing anywhere: no ledger, no folder, no lock. Asks the backlog's and the registrar's own rules.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from nanolab_daemon.backlog import Backlog, Passed, Rules
+from nanolab_daemon.catalog import FILE_NAME, HAS_RUN, Catalog, FileRecord, RunRecord
+from nanolab_daemon.config import Config
+from nanolab_daemon.engine import BACKLOG_FILES, BATCH_BYTES, BATCH_FILES, work_settings
+from nanolab_daemon.lane import Answer, Condemned, Lane
+from nanolab_daemon.layout import check_paths
+from nanolab_daemon.model import DateOrigin, FileState
+from nanolab_daemon.names import shown_path
+from nanolab_daemon.pool import Pool
+from nanolab_daemon.registrar import best_of
+from nanolab_daemon.scan import name_test
+from nanolab_daemon.tally import Tally
+from nanolab_daemon.tasks import (
+    Changing,
+    Gone,
+    NoRows,
+    Refused,
+    Staged,
+    StageJob,
+    StageOutcome,
+    Unchanged,
+    Unreadable,
+    Unselected,
+)
+from nanolab_daemon.wakeup import Wakeup
+
+STEP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class CutQuestion:
+    """Asks into how many segments a staged run would be cut."""
+
+    run_id: str
+    stage_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a worker would have made of a file; `segments` of its run, None where it has no second stage."""
+
+    outcome: StageOutcome | None
+    segments: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What would become of one file, or of one run that waits for its second stage, and why."""
+
+    file: str
+    verdict: str  # stage, known, queued, started, reject, duplicate, superseded, wait, skip, missing, cut …
+    why: str
+    run_id: str | None = None
+    rows: int | None = None
+    segments: int | None = None
+    line: int | None = None
+    text: str | None = None
+    other: str | None = None  # the file that is published instead, or the old name
+
+
+@dataclass(slots=True)
+class Plan:
+    """All rows, in the order of their files, and the totals under the names that a pass's summary uses."""
+
+    rows: list[Row] = field(default_factory=list)
+    totals: Counter[str] = field(default_factory=Counter)
+    causes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def plan(
+    config: Config, rules: Rules, *, segment: bool = True, on_step: Callable[[Tally, bool], None] = lambda *_: None
+) -> Plan:
+    """Read and judge what a pass by these rules would read, and say what it would do."""
+    check_paths(config)
+    began = time.monotonic()
+    catalog = Catalog.open_to_read(config.paths.state / FILE_NAME)
+    try:
+        made = _Planner(config, replace(rules, dry=True), catalog, segment=segment, on_step=on_step).run()
+    finally:
+        if catalog is not None:
+            catalog.close()
+    made.seconds = time.monotonic() - began
+    return made
+
+
+class _Planner:
+    """One dry pass."""
+
+    def __init__(
+        self,
+        config: Config,
+        rules: Rules,
+        catalog: Catalog | None,
+        *,
+        segment: bool,
+        on_step: Callable[[Tally, bool], None],
+    ) -> None:
+        self._config = config
+        self._rules = rules
+        self._catalog = catalog
+        self._segment = segment
+        self._on_step = on_step
+        self._tally = Tally()
+        self._plan = Plan()
+        self._staged: dict[bytes, tuple[Staged, int | None]] = {}
+        self._moved: dict[bytes, FileRecord] = {}  # new name → what is known under the old one
+        self._judged: set[bytes] = set()  # paths whose bytes were read: the ledger's word no longer counts
+        self._gone: set[bytes] = set()
+        self._again: set[bytes] = set()
+        settings = work_settings(config, "dry-run")
+        self._lane: Lane[StageJob | CutQuestion, Planned] = Lane(
+            Pool(
+                "plan",
+                "nanolab_daemon.audit:plan_batch",
+                workers=config.pools.stage_processes,
+                settings=settings,
+                task_timeout_s=config.pools.task_timeout_s,
+                task_memory_mb=config.pools.task_memory_mb,
+            ),
+            key=lambda job: job.path if isinstance(job, StageJob) else job.run_id,
+            size_bytes=lambda job: job.size_bytes if isinstance(job, StageJob) else 0,
+            most_jobs=BATCH_FILES,
+            most_bytes=BATCH_BYTES,
+        )
+
+    def run(self) -> Plan:
+        wakeup = Wakeup()
+        selector = selectors.DefaultSelector()
+        watch = self._config.watch
+        backlog = Backlog(
+            self._config.paths.raw,
+            name_test(watch.include, watch.exclude),
+            self._catalog,
+            self._tally,
+            rules=self._rules,
+            wake=wakeup.call,
+            passed=self._passed,
+            missed=self._missed,
+        )
+        try:
+            self._lane.pool.start()
+            selector.register(self._lane.pool, selectors.EVENT_READ)
+            selector.register(wakeup, selectors.EVENT_READ)
+            backlog.start()
+            while not (backlog.finished and self._lane.empty):
+                if not backlog.finished and self._lane.waiting < BACKLOG_FILES:
+                    for job in backlog.take(BACKLOG_FILES - self._lane.waiting):
+                        self._offer(job)
+                self._turn(selector, wakeup, last=backlog.finished)
+            self._offer_again()
+            self._offer_pending()
+            self._drain(selector, wakeup)
+        finally:
+            backlog.stop()
+            self._lane.pool.kill()
+            selector.close()
+            wakeup.close()
+        self._resolve()
+        return self._finish()
+
+    def _offer(self, job: StageJob | CutQuestion) -> None:
+        self._tally.to_stage += 1
+        self._lane.offer(job, live=False)
+
+    def _drain(self, selector: selectors.BaseSelector, wakeup: Wakeup) -> None:
+        while not self._lane.empty:
+            self._turn(selector, wakeup, last=True)
+
+    def _turn(self, selector: selectors.BaseSelector, wakeup: Wakeup, *, last: bool) -> None:
+        self._lane.dispatch(last=last)
+        due = self._lane.pool.next_deadline()
+        wait_s = STEP_S if due is None else min(STEP_S, max(0.0, due - time.monotonic()))
+        selector.select(wait_s)
+        wakeup.clear()
+        for event in self._lane.poll(time.monotonic()):
+            match event:
+                case Answer():
+                    self._tally.staged_done += 1
+                    self._take(event.job, event.result)
+                case Condemned():
+                    self._tally.staged_done += 1
+                    if isinstance(event.job, StageJob):
+                        self._add(event.job.path, "reject", event.words, cause=event.cause)
+        self._on_step(self._tally, not last)
+
+    # -- what the scan passes over ----------------------------------------------------------------------------------
+
+    def _passed(self, path: bytes, why: Passed, record: FileRecord | None) -> None:
+        match why:
+            case Passed.KNOWN:
+                known = self._catalog.file(path) if self._catalog else None
+                self._add(path, "known", f"{known.state if known else 'judged'}, and unchanged since")
+            case Passed.GIVEN_UP:
+                self._add(path, "known", "has no rows and has not changed for long: it is given up")
+            case Passed.RETURNED:
+                self._add(path, "known", "had vanished and is back as it was")
+            case Passed.MOVED:
+                assert record is not None
+                self._moved[path] = record
+                other = shown_path(record.path)
+                self._add(path, "known", f"was {other}: the ledger follows, nothing is done again", other=other)
+                run = self._run(record.run_id)
+                if run is not None and run.facts.date_origin is not DateOrigin.META:
+                    self._again.add(path)
+
+    def _missed(self, path: bytes) -> None:
+        self._gone.add(path)
+        self._add(path, "missing", "its raw file has gone; its run, if it had one, stays published")
+
+    # -- what the workers say ---------------------------------------------------------------------------------------
+
+    def _take(self, job: StageJob | CutQuestion, planned: Planned) -> None:
+        if isinstance(job, CutQuestion):
+            self._plan.totals["runs_cut"] += 1
+            self._plan.totals["segments"] += planned.segments or 0
+            why = "its staged run waits for the second stage"
+            self._plan.rows.append(Row(job.stage_path, "cut", why, job.run_id, segments=planned.segments))
+            return
+        outcome, path = planned.outcome, job.path
+        self._judged.add(path)
+        match outcome:
+            case Staged():
+                self._staged[path] = (outcome, planned.segments)
+            case NoRows():
+                age_s = time.time() - outcome.fingerprint.mtime_ns / 1e9
+                if age_s > self._rules.abandoned_after_s:
+                    self._add(path, "reject", "no rows, and unchanged for long: never measured", cause="abandoned")
+                else:
+                    self._add(path, outcome.state, outcome.reason)
+                    self._plan.totals[outcome.state] += 1
+            case Refused():
+                refusal = outcome.rejection
+                self._add(path, "reject", refusal.reason, cause=refusal.cause, line=refusal.line, text=refusal.text)
+            case Unchanged():
+                self._judged.discard(path)
+                self._count(path, "unchanged", "unchanged", "touched, but with the bytes that are known")
+                record = self._catalog.file(path) if self._catalog else None
+                run = self._run(record.run_id if record else None)
+                if run is not None and run.source == path and run.facts.date_origin is DateOrigin.MTIME:
+                    self._again.add(path)
+            case Unreadable():
+                self._judged.discard(path)
+                self._count(path, "wait", "waiting", outcome.reason)
+            case Unselected():
+                self._judged.discard(path)
+                self._count(path, "skip", "unselected", f"{outcome.proc} of {outcome.date}, which was not asked for")
+            case Changing():
+                self._judged.discard(path)
+                self._count(path, "wait", "changing", outcome.reason)
+            case Gone():
+                self._gone.add(path)
+                self._count(path, "gone", "gone", "it vanished before it was read")
+
+    def _add(
+        self,
+        path: bytes,
+        verdict: str,
+        why: str,
+        *,
+        cause: str | None = None,
+        line: int | None = None,
+        text: str | None = None,
+        other: str | None = None,
+    ) -> None:
+        if cause is not None:
+            self._plan.totals["rejected"] += 1
+            self._plan.causes[cause] += 1
+        self._plan.rows.append(Row(shown_path(path), verdict, why, line=line, text=text, other=other))
+
+    def _count(self, path: bytes, verdict: str, total: str, why: str) -> None:
+        self._plan.totals[total] += 1
+        self._add(path, verdict, why)
+
+    # -- what follows from it ---------------------------------------------------------------------------------------
+
+    def _run(self, run_id: str | None) -> RunRecord | None:
+        return self._catalog.run(run_id) if self._catalog is not None and run_id is not None else None
+
+    def _offer_again(self) -> None:
+        """Offer the files that a pass would stage because another file no longer holds their run."""
+        if self._catalog is None:
+            return
+        left: set[str] = set()
+        for path in self._judged | self._gone:
+            before = self._catalog.file(path)
+            now = self._staged.get(path)
+            if before is not None and before.run_id and (now is None or now[0].facts.run_id != before.run_id):
+                left.add(before.run_id)
+        for run_id in left:
+            run = self._run(run_id)
+            best = best_of(self._holders(run_id), run.source if run else b"")
+            if run is not None and best is not None and best.sha256 != run.source_sha256:
+                self._again.add(best.path)
+        for path in self._again - self._judged - self._staged.keys():
+            self._offer(StageJob(path, force=True, dry=True))
+
+    def _offer_pending(self) -> None:
+        """Ask about the runs that an earlier pass staged and did not cut."""
+        if self._catalog is None or not self._segment:
+            return
+        staged_anew = {outcome.facts.run_id for outcome, _ in self._staged.values()}
+        for run_id in self._catalog.pending_runs():
+            run = self._run(run_id)
+            if run is not None and run_id not in staged_anew:
+                self._offer(CutQuestion(run_id, run.stage_file.path))
+
+    def _holders(self, run_id: str) -> list[FileRecord]:
+        """Give the files that will hold a run after this pass, as the ledger would have them."""
+        holders = []
+        if self._catalog is not None:
+            new_names = {record.path: path for path, record in self._moved.items()}
+            for record in self._catalog.holding(run_id):
+                path = new_names.get(record.path, record.path)
+                if record.state in HAS_RUN and path not in self._judged and path not in self._gone:
+                    holders.append(replace(record, path=path))
+        holders += [
+            _record(path, outcome) for path, (outcome, _) in self._staged.items() if outcome.facts.run_id == run_id
+        ]
+        return sorted(holders, key=lambda record: record.path)
+
+    def _resolve(self) -> None:
+        """Decide which of several files of one run would be published, by the registrar's rule."""
+        by_run: dict[str, list[bytes]] = {}
+        for path, (outcome, _) in self._staged.items():
+            by_run.setdefault(outcome.facts.run_id, []).append(path)
+        for run_id, paths in by_run.items():
+            run = self._run(run_id)
+            known = [] if self._catalog is None else self._catalog.holding(run_id)
+            if len(paths) == 1 and not known:
+                self._publish(paths[0], run)
+                continue
+            best = best_of(self._holders(run_id), run.source if run else b"")
+            assert best is not None
+            for path in paths:
+                self._place(path, best, run)
+
+    def _place(self, path: bytes, best: FileRecord, run: RunRecord | None) -> None:
+        outcome, _ = self._staged[path]
+        other = shown_path(best.path)
+        if path == best.path:
+            self._publish(path, run)
+            return
+        if outcome.sha256 == best.sha256:
+            verdict, why = "duplicate", f"the same bytes as {other}"
+        else:
+            verdict, why = "superseded", f"{other} holds the same run with {best.rows} rows"
+        self._plan.totals[verdict] += 1
+        facts = outcome.facts
+        self._plan.rows.append(Row(shown_path(path), verdict, why, facts.run_id, facts.rows, other=other))
+
+    def _publish(self, path: bytes, run: RunRecord | None) -> None:
+        outcome, segments = self._staged[path]
+        facts, totals = outcome.facts, self._plan.totals
+        totals["staged"] += 1
+        record = self._catalog.file(path) if self._catalog is not None else None
+        if run is None:
+            reason = "new" if record is None else "its bytes are others than those that were judged"
+        elif path in self._again:
+            reason = "its run was published from another file, or under another date"
+        elif run.source_sha256 == outcome.sha256:
+            reason = "known, done again by force" if self._rules.force else "its run is published already"
+        else:
+            reason = f"other bytes than published: revision {run.revision + 1}"
+        anew = (
+            run is None
+            or self._rules.force
+            or path in self._again
+            or run.source_sha256 != outcome.sha256
+            or run.folder != outcome.target
+        )
+        if anew:
+            totals["runs"] += 1
+            if facts.swept and self._segment:
+                totals["runs_cut"] += 1
+                totals["segments"] += segments or 0
+        why = f"{reason}; {facts.proc} of {facts.date}, {facts.rows} rows{_complete_words(outcome)}"
+        shown = segments if self._segment else None
+        self._plan.rows.append(Row(shown_path(path), "stage", why, facts.run_id, facts.rows, shown))
+
+    def _finish(self) -> Plan:
+        totals, tally = self._plan.totals, self._tally
+        for name in ("found", "known", "missing", "missing_ignored", "unreadable_folders"):
+            totals[name] = getattr(tally, name)
+        self._plan.rows.sort(key=lambda row: row.file)
+        return self._plan
+
+
+def _record(path: bytes, outcome: Staged) -> FileRecord:
+    """Write down a file as the registrar would, in as far as its rule looks at it."""
+    return FileRecord(
+        path=path,
+        present=True,
+        fingerprint=outcome.fingerprint,
+        sha256=outcome.sha256,
+        state=FileState.STAGED,
+        reason="",
+        proc=outcome.facts.proc,
+        run_id=outcome.facts.run_id,
+        rows=outcome.facts.rows,
+        rejection=None,
+        attempts=0,
+        republished=0,
+        skip_bad_rows=outcome.skipped,
+        version="",
+        seen_at=0.0,
+        judged_at=0.0,
+    )
+
+
+def _complete_words(outcome: Staged) -> str:
+    end = outcome.facts.completeness
+    if end.complete is None:
+        return ""
+    if end.complete:
+        return ", complete"
+    return f" of {end.expected_rows}" if end.expected_rows is not None else ", fewer than its header prescribes"
