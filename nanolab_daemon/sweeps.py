@@ -44,23 +44,24 @@ def boundaries(values: NDArray[np.float64], smallest_step: float) -> NDArray[np.
     """Give the rows before which a new piece begins, without row 0: reversals and zero crossings, ascending.
 
     A reversal lies before the row whose step is the first significant one against the direction of the last
-    significant one. A crossing lies before the row that leaves one side of zero (`<0 → ≥0`, `>0 → ≤0`).
+    significant one. A crossing lies before the row that leaves one side of zero (`<0 → ≥0`, `>0 → ≤0`). A NaN is
+    passed over: the values around it are neighbours.
     """
-    if len(values) < 2:
-        return np.empty(0, dtype=np.intp)
-    steps = np.diff(values)
+    rows = np.flatnonzero(~np.isnan(values))
+    known = values[rows]
+    steps = np.diff(known)
     significant = np.flatnonzero(np.abs(steps) >= smallest_step * SLACK)
     upwards = steps[significant] > 0
     reversals = significant[1:][upwards[1:] != upwards[:-1]] + 1
-    before, after = values[:-1], values[1:]
+    before, after = known[:-1], known[1:]
     crossings = np.flatnonzero(((before < 0) & (after >= 0)) | ((before > 0) & (after <= 0))) + 1
-    return np.union1d(reversals, crossings)
+    return rows[np.union1d(reversals, crossings)]
 
 
 def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> list[Segment]:
     """Cut a run's swept values, shape (rows,), into segments of at least `min_points` rows, in order.
 
-    Rows of shorter pieces belong to no segment. A NaN neither steps nor crosses.
+    Rows of shorter pieces belong to no segment.
     """
     edges = [0, *boundaries(values, threshold(step)).tolist(), len(values)]
     return [
@@ -71,7 +72,7 @@ def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> lis
 def _named(values: NDArray[np.float64], start: int, stop: int) -> Segment:
     piece = values[start:stop]
     known = piece[~np.isnan(piece)]
-    first, last = (float(known[0]), float(known[-1])) if len(known) else (float("nan"), float("nan"))
+    first, last = (float(known[0]), float(known[-1])) if len(known) else (0.0, 0.0)
     negative = bool((known < 0).any())
     increasing = last >= first
     outwards = increasing != negative  # away from zero: upwards on the positive side, downwards on the negative

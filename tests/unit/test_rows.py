@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from realdata import real_files
 
 from nanolab_daemon import rows as module
