@@ -63,11 +63,13 @@ def write(ledger: Path, stage_root: Path, owner: str) -> int:
     encoded = parquet.encode(built, {"runs": str(built.num_rows)})
     temp = publish.temp_folder(stage_root, owner)
     bundle = publish.write_bundle(temp, {"manifest.parquet": encoded})
-    publish.sync(stage_root)
-    target = stage_root / PATH
-    target.parent.mkdir(exist_ok=True)
-    (bundle / "manifest.parquet").replace(target)
-    publish.discard(bundle)
+    try:
+        publish.sync(stage_root)
+        target = stage_root / PATH
+        target.parent.mkdir(exist_ok=True)
+        (bundle / "manifest.parquet").replace(target)
+    finally:
+        publish.discard(bundle)
     return int(built.num_rows)
 
 

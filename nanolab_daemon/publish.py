@@ -81,16 +81,20 @@ def place(bundle: Path, target: Path) -> bool:
 
     rename(2) refuses to put a folder over one that is not empty, so two workers can't both succeed.
     """
-    try:
-        bundle.rename(target)
-    except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return place(bundle, target)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    return True
+    for last in (False,) * 9 + (True,):  # another thread may take an empty folder away as often as it is made
+        try:
+            bundle.rename(target)
+        except FileNotFoundError:
+            if last or not bundle.exists():
+                raise
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        else:
+            return True
+    raise AssertionError
 
 
 def replace(bundle: Path, target: Path) -> None:

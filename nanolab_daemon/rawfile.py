@@ -28,6 +28,7 @@ MACHINE_FAULTS = frozenset(
 """Errors that tell of the machine or the share, never of the file."""
 
 _TRIES = 3
+_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,19 @@ class Contents:
 
 def fingerprint(status: os.stat_result) -> Fingerprint:
     """Give the part of stat(2) that changes when the content does."""
-    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return Fingerprint(
+        status.st_size, _clamped(status.st_mtime_ns), _clamped(status.st_ctime_ns), _signed(status.st_ino)
+    )
+
+
+def _clamped(nanoseconds: int) -> int:
+    """Keep times that lie centuries away within the whole numbers that the ledger can hold."""
+    return max(-_LARGEST, min(nanoseconds, _LARGEST))
+
+
+def _signed(inode: int) -> int:
+    """Give an inode number as the ledger can hold it: network and overlay file systems use all 64 bits."""
+    return inode - (1 << 64) if inode > _LARGEST else inode
 
 
 def read(path: bytes | str, max_bytes: int) -> Contents:

@@ -116,7 +116,8 @@ def _publish(
         publish.sync(output_root)
     except OSError as error:
         failed = CannotWrite(_words(error), error.errno or 0)
-        for at, _ in made:
+        for at, bundle in made:
+            publish.discard(bundle)
             outcomes[at] = failed
 
 

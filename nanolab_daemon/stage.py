@@ -89,8 +89,7 @@ def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOu
     header: Header | None = None
     try:
         header = _header(contents.data, settings.max_header_bytes)
-        first = header.data_offset
-        body = contents.data[first : contents.data.rfind(b"\n") + 1]
+        body = _whole_lines(contents.data, header.data_offset)
         skip = job.skip_bad_rows or job.skip_bad_rows_of == sha256
         rows = read_rows(body, len(header.columns), header.data_line, skip_bad=skip)
         judged = judge(lab, header, rows, job.path, contents.fingerprint.mtime_ns, body)
@@ -113,6 +112,12 @@ def _header(data: bytes, max_bytes: int) -> Header:
     except HeaderIncompleteError as error:
         cause = RejectCause.BAD_HEADER if data.strip() else RejectCause.NOT_INSTRUMENT_FILE
         raise FileRejectedError(cause, error.message, advice=error.advice) from error
+
+
+def _whole_lines(data: bytes, first: int) -> bytes:
+    """Leave out a torn last line, which is not data; but NUL bytes in it tell of a write that was lost."""
+    end = data.rfind(b"\n") + 1
+    return data[first:] if data.find(b"\0", end) >= 0 else data[first:end]
 
 
 def _staged(
@@ -192,7 +197,8 @@ def _publish(outcomes: list[StageOutcome], made: Sequence[tuple[int, Path]], sta
         publish.sync(stage_root)
     except OSError as error:
         failed = cannot_write(error)
-        for at, _ in made:
+        for at, bundle in made:
+            publish.discard(bundle)  # what is in its place already is found again when the file is
             outcomes[at] = failed
 
 

@@ -55,7 +55,8 @@ def boundaries(values: NDArray[np.float64], smallest_step: float) -> NDArray[np.
     reversals = significant[1:][upwards[1:] != upwards[:-1]] + 1
     before, after = known[:-1], known[1:]
     crossings = np.flatnonzero(((before < 0) & (after >= 0)) | ((before > 0) & (after <= 0))) + 1
-    return rows[np.union1d(reversals, crossings)]
+    found: NDArray[np.intp] = rows[np.union1d(reversals, crossings)]
+    return found
 
 
 def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> list[Segment]:

@@ -1,6 +1,6 @@
 """What is published, read back whole, and compared to the last bit: the yardstick of all convergence tests.
 
-`snapshot` reads every Parquet file below the two output roots by Polars; `assert_equal` compares two of them. Only the
+`snapshot` reads every Parquet file below the two output roots; `assert_equal` compares two of them. Only the
 bookkeeping that the contract names may be left out: `ignoring=BOOKKEEPING` where copies, moves or orders differ.
 """
 
@@ -36,7 +36,7 @@ def published(root: Path) -> list[str]:
 
 
 def leftovers(*roots: Path) -> list[str]:
-    """Give what should not be there once nobody works: temporary folders and files, empty partitions, strange files."""
+    """Give what should not be there once nobody works: temporary and strange files, empty partitions."""
     found: list[str] = []
     for root in roots:
         for path in root.rglob("*"):

@@ -1,0 +1,202 @@
+"""Publication: whole or not at all, one winner, no reader ever disappointed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nanolab_daemon import publish
+from nanolab_daemon.errors import EngineError
+
+
+@pytest.fixture
+def temp(tmp_path: Path) -> Path:
+    return publish.make_temp_folder(tmp_path / "root", "me")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "root" / "proc=IV" / "date=2025-09-04" / "run_id=1"
+
+
+def contents(target: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+
+def test_bundle_is_placed_once(temp: Path, target: Path) -> None:
+    """A bundle goes to a free place, makes the folders on the way, and never goes over what is published."""
+    files = {"part-000.parquet": b"one", "segment=0/part-000.parquet": b"zero"}
+    assert publish.place(publish.write_bundle(temp, files), target)
+    late = publish.write_bundle(temp, {"part-000.parquet": b"two"})
+    assert not publish.place(late, target)
+    assert contents(target) == files
+    assert late.is_dir()
+
+
+def test_bundle_that_is_gone_is_an_error(temp: Path, target: Path) -> None:
+    """A bundle that somebody took away is reported; nobody tries for ever."""
+    with pytest.raises(FileNotFoundError):
+        publish.place(temp / "none", target)
+
+
+def test_one_of_two_racers_wins(temp: Path, target: Path) -> None:
+    """Of many bundles that race for one place exactly one gets there, whole."""
+    for turn in range(20):
+        place = target.with_name(f"run_id={turn}")
+        bundles = [publish.write_bundle(temp, {"a": bytes([n]), "b": bytes([n])}) for n in range(4)]
+        start = threading.Barrier(len(bundles))
+        won: list[int] = []
+
+        def race(n: int, bundle: Path, place: Path = place, start: threading.Barrier = start) -> None:
+            start.wait()
+            if publish.place(bundle, place):
+                won.append(n)  # noqa: B023 -- joined below, before the next turn
+
+        threads = [threading.Thread(target=race, args=(n, bundle)) for n, bundle in enumerate(bundles)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert contents(place) == {"a": bytes(won), "b": bytes(won)}
+
+
+@contextmanager
+def reader_of(path: Path, allowed: set[bytes]) -> Iterator[list[object]]:
+    """Read a file over and over; collect whatever was not as it should be."""
+    found: list[object] = []
+    stop = threading.Event()
+    first = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                seen = path.read_bytes()
+            except OSError as error:
+                found.append(error)
+            else:
+                if seen not in allowed:
+                    found.append(seen[:20])
+            first.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    first.wait()
+    yield found
+    stop.set()
+    thread.join()
+
+
+def test_readers_never_see_less_than_a_whole(temp: Path, target: Path) -> None:
+    """While a run is replaced again and again, a reader of its path always finds a complete file."""
+    versions = [bytes([n]) * 100_000 for n in range(5)]
+    publish.place(publish.write_bundle(temp, {"part": versions[0]}), target)
+    with reader_of(target / "part", set(versions)) as wrong:
+        for n in range(300):
+            publish.replace(publish.write_bundle(temp, {"part": versions[n % 5]}), target)
+    assert wrong == []
+    assert not list(temp.iterdir())
+
+
+def test_no_file_of_the_old_one_is_left(temp: Path, target: Path) -> None:
+    """What replaces a run replaces all of it."""
+    publish.replace(publish.write_bundle(temp, {"segment=0/p": b"0", "segment=1/p": b"1"}), target)
+    publish.replace(publish.write_bundle(temp, {"segment=0/p": b"2"}), target)
+    assert contents(target) == {"segment=0/p": b"2"}
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_without_exchange_it_is_replaced_all_the_same(
+    temp: Path, target: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system can't exchange names, two renames do."""
+    publish.place(publish.write_bundle(temp, {"p": b"1"}), target)
+
+    def refuse(one: Path, _: Path) -> None:
+        raise OSError(code, os.strerror(code), str(one))
+
+    monkeypatch.setattr(publish, "_exchange", refuse)
+    publish.replace(publish.write_bundle(temp, {"p": b"2"}), target)
+    assert contents(target) == {"p": b"2"}
+    assert not list(temp.iterdir())
+
+
+def test_withdrawn_run_leaves_no_empty_folder(temp: Path, target: Path) -> None:
+    """A run that is taken away takes its empty partitions with it, and no others."""
+    other = target.parents[1] / "date=2025-09-05" / "run_id=2"
+    for place in (target, other):
+        publish.place(publish.write_bundle(temp, {"p": b"1"}), place)
+    publish.withdraw(target, temp)
+    publish.withdraw(target, temp)  # that it is gone already is no error
+    assert not target.parent.exists()
+    assert contents(other) == {"p": b"1"}
+    publish.withdraw(other, temp)
+    assert not other.parents[1].exists()
+
+
+def test_failed_write_leaves_no_bundle(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that could not be written whole gives its room back."""
+    real = os.write
+    calls = 0
+
+    def full(fd: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        publish.write_bundle(temp, {"a": b"1", "b": b"2"})
+    assert not list(temp.iterdir())
+
+
+def test_short_writes_are_completed(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that takes only a part is followed by others until all is written."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
+    bundle = publish.write_bundle(temp, {"a": b"0123456789"})
+    assert (bundle / "a").read_bytes() == b"0123456789"
+
+
+def test_sync_tells_of_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that the kernel met while writing back is raised, not swallowed."""
+    publish.sync(tmp_path)
+
+    class Libc:
+        @staticmethod
+        def syncfs(_: int) -> int:
+            publish.ctypes.set_errno(errno.EIO)
+            return -1
+
+    monkeypatch.setattr(publish, "_libc", Libc)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        publish.sync(tmp_path)
+    assert caught.value.errno == errno.EIO
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_temporary_folder_begins_empty_and_goes(tmp_path: Path) -> None:
+    """What an earlier life left half made is cleared away; other engines' folders stay."""
+    mine = publish.make_temp_folder(tmp_path, "me")
+    publish.write_bundle(mine, {"a": b"1"})
+    publish.make_temp_folder(tmp_path, "you")
+    assert not list(publish.make_temp_folder(tmp_path, "me").iterdir())
+    publish.remove_temp_folder(tmp_path, "me")
+    assert [path.name for path in (tmp_path / publish.TEMP_FOLDER).iterdir()] == ["you"]
+    publish.remove_temp_folder(tmp_path, "you")
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_root_that_can_not_be_made(tmp_path: Path) -> None:
+    """A root that can't be written stops the program with a word of advice."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EngineError, match="can't be written"):
+        publish.make_temp_folder(tmp_path / "file", "me")
