@@ -13,7 +13,7 @@ usage() {
 ./go setup              set up .venv and stop
 ./go lock               refresh requirements/*.txt from pyproject.toml
 
-The first use downloads what the lock files name into .venv: about 150 MB, and 80 MB more for the tests.
+The first use downloads what the lock files name into .venv: about 125 MB, and 70 MB more for the tests.
 PYTHON=/path/to/python3 chooses the interpreter.
 END
 }
