@@ -5,7 +5,6 @@ Decides nothing about files or runs. Heavy modules are imported inside the comma
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,6 +155,79 @@ def preprocess(given: Given, as_json: bool) -> int:
 # -- questions ------------------------------------------------------------------------------------------------------
 
 
+@cli.command(epilog=examples("status", "status --json"))
+@settings_options
+@json_option
+def status(given: Given, as_json: bool) -> int:
+    """Say whether the daemon runs, and how things stand.
+
+    Queues, today's and all counts, the last files and rejects. Works with and without a daemon.
+    """
+    from datetime import UTC, datetime
+
+    from nanolab_daemon import cli_render, report
+
+    cli_render.status(report.status(given.load(), datetime.now(UTC)), as_json=as_json)
+    return 0
+
+
+@cli.command(epilog=examples("why data/01_raw/2025-09-04/It2025-09-04_3.csv", "why 0123456789abcdef"))
+@settings_options
+@json_option
+@click.argument("file")
+def why(given: Given, file: str, as_json: bool) -> int:
+    """Tell everything that is known of one raw file.
+
+    FILE is a path (from here or from the raw folder), a name, or the run id of a published run.
+    """
+    from nanolab_daemon import cli_render
+    from nanolab_daemon.why import why
+
+    found = why(given.load(), file)
+    cli_render.why(found, as_json=as_json)
+    return 0 if found.known or found.exists else EXIT_FAILED
+
+
+@cli.command(epilog=examples("rejects", "rejects --json"))
+@settings_options
+@json_option
+def rejects(given: Given, as_json: bool) -> int:
+    """List the files that were refused, with the reasons."""
+    from nanolab_daemon import cli_render, report
+
+    cli_render.rejects(report.rejects(given.load()), as_json=as_json)
+    return 0
+
+
+@cli.command(epilog=examples("retry", "retry It2025-09-04_3.csv", "retry --skip-bad-rows It2025-09-04_3.csv"))
+@settings_options
+@click.option("--skip-bad-rows", is_flag=True, help="Leave out lines that are no numbers; how many is recorded.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if a file is rejected again.")
+@json_option
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+def retry(given: Given, files: tuple[str, ...], skip_bad_rows: bool, strict: bool, as_json: bool) -> int:
+    """Try refused files again: all of them, or those named."""
+    from nanolab_daemon import cli_batch
+
+    return cli_batch.retry(given.load(), files, skip_bad_rows=skip_bad_rows, as_json=as_json, strict=strict)
+
+
+@cli.command(epilog=examples("verify", "verify --json"))
+@settings_options
+@json_option
+def verify(given: Given, as_json: bool) -> int:
+    """Compare the ledger with the disk, both ways.
+
+    Every published run is there, whole and readable; nothing else is there. Exits with 1 if not.
+    """
+    from nanolab_daemon import cli_render
+    from nanolab_daemon.verify import verify
+
+    found = verify(given.load())
+    cli_render.verified(found, as_json=as_json)
+    return EXIT_FAILED if found.problems else 0
+
+
 @cli.command(epilog=examples("check", "check --procedures", "check --raw-root /mnt/lab --json"))
 @settings_options
 @click.option("--procedures", is_flag=True, help="Print the table of procedures instead, as the settings have it.")
@@ -181,17 +253,17 @@ def check(given: Given, procedures: bool, as_json: bool) -> int:
     return EXIT_FAILED if worst(findings) is Status.FAIL else 0
 
 
-@cli.command(epilog=examples("demo", "demo --seconds 60 --keep ./demo-lab"))
+@cli.command(epilog=examples("demo", "demo --speed 5 --keep ./demo-lab"))
 @click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER", help="Make the lab here and leave it.")
-@click.option("--seconds", type=float, metavar="S", help="End after this long.")
-def demo(keep: Path | None, seconds: float | None) -> int:
+@click.option("--speed", type=float, default=1.0, metavar="X", help="So many times faster than usual.")
+def demo(keep: Path | None, speed: float) -> int:
     """Show the daemon at work in a temporary lab.
 
     A simulated instrument writes files, the daemon processes them. Needs no settings.
     """
     from nanolab_daemon import demo as lab
 
-    return lab.main(keep=keep, seconds=seconds, console=sys.stdout)
+    return lab.main(keep=keep, speed=speed)
 
 
 def _selection(since: str | None, until: str | None, procedures: tuple[str, ...]) -> Selection:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from nanolab_daemon.cli_base import EXIT_INTERRUPTED, EXIT_REJECTS, say_json
+from nanolab_daemon.cli_base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REJECTS, complain, say_json
 
 if TYPE_CHECKING:
     from nanolab_daemon.batch import Ended
     from nanolab_daemon.config import Config
     from nanolab_daemon.engine import Engine
     from nanolab_daemon.procedures import Registry
+    from nanolab_daemon.tally import Tally
     from nanolab_daemon.tasks import Selection
 
 
@@ -30,27 +31,34 @@ def work(
     strict: bool = False,
 ) -> int:
     """Run one pass, show how far it has come, and say what it came to."""
-    from nanolab_daemon import batch, cli_summary
+    from nanolab_daemon import batch, cli_handover, cli_summary
     from nanolab_daemon.backlog import Rules
     from nanolab_daemon.catalog import FILE_NAME, Catalog
     from nanolab_daemon.cli_progress import progress
+    from nanolab_daemon.layout import check_paths
     from nanolab_daemon.tasks import Selection
 
-    rules = Rules(
-        force=force,
-        selection=selection or Selection(),
-        abandoned_after_s=config.watch.abandoned_after_s,
-    )
+    chosen = selection or Selection()
+    rules = Rules(force=force, selection=chosen, abandoned_after_s=config.watch.abandoned_after_s)
+    check_paths(config)
+    handed_over = _to_daemon(config, command)
+    following = 0
     began = time.time()
     stream = sys.stderr if as_json else sys.stdout  # standard output is for the JSON alone
-    with progress(stream, stage=stage, segment=segment) as shown:
+    with progress(stream, stage=stage, segment=segment or handed_over) as shown:
         configure_log(config)  # now, as the bars have put themselves before standard error
 
-        def on_step(engine: Engine) -> None:
-            scanning = engine.source is not None and not engine.source.finished
-            shown.show(engine.tally, scanning=scanning)
+        def show(tally: Tally, scanning: bool) -> None:
+            shown.show(tally, scanning=scanning)
 
-        ended: Ended = batch.run(config, command, stage=stage, segment=segment, rules=rules, on_step=on_step)
+        def on_step(engine: Engine) -> None:
+            show(engine.tally, engine.source is not None and not engine.source.finished)
+
+        ended: Ended
+        if handed_over:
+            ended, following = cli_handover.backfill(config, chosen, force=force, show=show)
+        else:
+            ended = batch.run(config, command, stage=stage, segment=segment, rules=rules, on_step=on_step)
     catalog = Catalog.open_to_read(config.paths.state / FILE_NAME)
     try:
         found = cli_summary.summary(ended, catalog, command, began)
@@ -58,12 +66,68 @@ def work(
         if catalog is not None:
             catalog.close()
     if as_json:
-        say_json(found)
+        say_json({**found, "done_by_daemon": handed_over, "following": following})
     else:
         click.echo("\n".join(cli_summary.lines(found, unicode=can_show(cli_summary.BLOCKS, sys.stdout))))
+        if following:
+            click.echo(
+                f"  The daemon follows {following:,} files that are fresh or being written, and goes on with them."
+            )
     if ended.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_REJECTS if strict and found["rejected"] else 0
+
+
+def retry(config: Config, names: tuple[str, ...], *, skip_bad_rows: bool, as_json: bool, strict: bool) -> int:
+    """Try refused files again, and say what became of each."""
+    from dataclasses import asdict
+
+    from nanolab_daemon import again, batch, cli_handover
+    from nanolab_daemon.layout import check_paths
+
+    check_paths(config)
+    chosen = again.choose(config, names, skip_bad_rows=skip_bad_rows)
+    configure_log(config)
+    interrupted = False
+    if chosen.jobs and _to_daemon(config, "retry"):
+        limit_s = len(chosen.jobs) * config.pools.task_timeout_s
+        cli_handover.retry(config, chosen.jobs, skip_bad_rows=skip_bad_rows, limit_s=limit_s)
+    elif chosen.jobs:
+        interrupted = batch.run(config, "retry", jobs=chosen.jobs).interrupted
+    found = again.became(config, chosen.jobs)
+    if as_json:
+        left = [asdict(one) for one in chosen.left_alone]
+        say_json({"tried": [asdict(one) for one in found], "left_alone": left, "interrupted": interrupted})
+    else:
+        for one in found:
+            click.echo(f"{one.state:<10}  {one.file}  {_first_line(one.reason)}")
+            if one.state == "rejected" and one.advice:
+                click.echo(f"{'':<10}  -> {one.advice}")
+        if not found and not names:
+            click.echo("No file is rejected: there is nothing to try again.")
+    for left_alone in chosen.left_alone:
+        complain(f"{left_alone.file}: {left_alone.reason}")
+    if interrupted:
+        return EXIT_INTERRUPTED
+    if chosen.left_alone:
+        return EXIT_FAILED
+    return EXIT_REJECTS if strict and any(one.state == "rejected" for one in found) else 0
+
+
+def _to_daemon(config: Config, command: str) -> bool:
+    """Tell whether a daemon is there to do the work, and say so."""
+    from nanolab_daemon import cli_handover, lock
+
+    holder = lock.holder(config.paths.state)
+    if holder is None or holder.command != "run" or not cli_handover.daemon_runs(config):
+        return False  # another engine, if any, is named when the lock is refused
+    also = "" if command in ("backfill", "pipeline", "retry") else ", both stages of it"
+    click.echo(f"The daemon (process {holder.pid}) does the work{also}; this command shows how it goes.", err=True)
+    return True
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0] if text else ""
 
 
 def dry_run(config: Config, selection: Selection, *, force: bool, segment: bool, as_json: bool, strict: bool) -> int:

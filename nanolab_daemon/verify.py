@@ -1,0 +1,316 @@
+"""Whether the ledger and the disk agree, both ways: what is published is there and whole, what is there is published.
+
+Changes nothing. Files are read and hashed by workers; this process reads names and the ledger alone.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanolab_daemon import lock
+from nanolab_daemon.catalog import FILE_NAME, Catalog, RunRecord
+from nanolab_daemon.config import Config
+from nanolab_daemon.lane import Answer, Condemned, Lane
+from nanolab_daemon.model import OutputFile
+from nanolab_daemon.names import shown_path
+from nanolab_daemon.pool import Pool
+from nanolab_daemon.publish import TEMP_FOLDER
+
+MANIFEST = "_manifest/manifest.parquet"
+LOOKS_BESIDE_AN_ENGINE = 3
+LOOK_AGAIN_AFTER_S = 1.0
+BATCH_FILES = 64
+BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileQuestion:
+    """Asks whether a published file is what the ledger says."""
+
+    path: str
+    size_bytes: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestQuestion:
+    """Asks what the manifest tells of each run."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """What is wrong with the file in words; empty if nothing is."""
+
+    trouble: str
+
+
+ManifestRow = tuple[int, int, str, int | None]
+"""Of one run: rows, revision, status, segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAnswer:
+    """The manifest's rows by run id; `trouble` if it can't be read."""
+
+    trouble: str
+    runs: dict[str, ManifestRow]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One disagreement; `kind` names its sort, `remedy` what to do."""
+
+    kind: str
+    path: str
+    detail: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was looked at, and what is wrong. `notes` are no disagreements, but good to know."""
+
+    runs: int
+    files: int
+    rows: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def verify(config: Config, on_step: Callable[[int, int], None] = lambda *_: None) -> Verified:
+    """Compare everything. Beside an engine at work, only what is wrong time and again counts."""
+    began = time.monotonic()
+    looks = LOOKS_BESIDE_AN_ENGINE if lock.holder(config.paths.state) is not None else 1
+    found = _Look(config, on_step, beside_engine=looks > 1).run()
+    for _ in range(looks - 1):
+        if not found.problems:
+            break
+        time.sleep(LOOK_AGAIN_AFTER_S)
+        again = _Look(config, on_step, beside_engine=True).run()
+        lasting = {(one.kind, one.path) for one in found.problems}
+        problems = tuple(one for one in again.problems if (one.kind, one.path) in lasting)
+        found = Verified(again.runs, again.files, again.rows, problems, again.notes, 0.0)
+    return Verified(found.runs, found.files, found.rows, found.problems, found.notes, time.monotonic() - began)
+
+
+_FORCE = "Run `nanolab-daemon backfill --force`, which publishes it again from its raw file."
+_FOREIGN = "Move it elsewhere, or delete it: nothing in these folders is kept by hand."
+
+
+class _Look:
+    """One comparison."""
+
+    def __init__(self, config: Config, on_step: Callable[[int, int], None], *, beside_engine: bool) -> None:
+        self._config = config
+        self._stage, self._output = str(config.paths.stage), str(config.paths.output)
+        self._on_step = on_step
+        self._beside_engine = beside_engine
+        self._problems: list[Problem] = []
+        self._notes: list[str] = []
+        self._expected: dict[str, FileQuestion] = {}
+        self._runs: dict[str, ManifestRow] = {}
+        self._rows = 0
+        self._owner = ""
+
+    def run(self) -> Verified:
+        catalog = Catalog.open_to_read(self._config.paths.state / FILE_NAME)
+        if catalog is None:
+            self._notes.append("There is no ledger yet: nothing was published.")
+        else:
+            try:
+                self._owner = catalog.ledger_id
+                for run in catalog.runs():
+                    self._expect(run)
+            finally:
+                catalog.close()
+        self._look_around()
+        if catalog is not None:
+            self._ask_workers()
+        problems = tuple(sorted(self._problems))
+        return Verified(len(self._runs), len(self._expected), self._rows, problems, tuple(self._notes), 0.0)
+
+    # -- what the ledger says ---------------------------------------------------------------------------------------
+
+    def _expect(self, run: RunRecord) -> None:
+        facts, done = run.facts, run.segmentation == "done"
+        self._rows += facts.rows
+        status = "segmented" if done else "staged"
+        self._runs[run.run_id] = (facts.rows, run.revision, status, len(run.segment_files) if done else None)
+        self._question(self._stage, run.stage_file)
+        if run.stage_file.rows != facts.rows:
+            detail = f"the ledger says {facts.rows} rows, and {run.stage_file.rows} of its file"
+            self._problem("ledger", run.stage_file.path, detail, _FORCE)
+        if run.segmentation == "failed":
+            self._notes.append(f"The second stage of {shown_path(run.source)} failed: its run has no segments.")
+        if run.segmentation == "pending":
+            self._pending(run)
+            return
+        inside = 0
+        for file in run.segment_files:
+            inside += file.rows
+            self._question(self._output, file)
+        if done and inside + (run.rows_outside or 0) != facts.rows:
+            detail = f"its segments hold {inside} rows and {run.rows_outside} are outside, of {facts.rows}"
+            self._problem("segments", run.segments_folder, detail, _FORCE)
+
+    def _pending(self, run: RunRecord) -> None:
+        remedy = "Run `nanolab-daemon preprocess`."
+        if run.segment_files and not self._beside_engine:
+            detail = "its segments are of an earlier revision: the run was published again and not cut since"
+            self._problem("stale", os.path.join(self._output, run.segments_folder), detail, remedy)
+        for file in run.segment_files:
+            self._expected[os.path.join(self._output, file.path)] = _question(self._output, file)
+        if not run.segment_files:
+            self._notes.append(f"{run.run_id} ({shown_path(run.source)}) has no segments yet. {remedy}")
+
+    def _question(self, root: str, file: OutputFile) -> None:
+        question = _question(root, file)
+        self._expected[question.path] = question
+
+    # -- what the disk says -----------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        for path in _files_below(Path(self._stage), lambda name: name.startswith("proc=")):
+            self._look_at(path)
+        for path in _files_below(Path(self._stage), lambda name: name == "_manifest"):
+            if path != os.path.join(self._stage, MANIFEST):
+                self._problem("foreign", path, "is not the program's, in the manifest's folder", _FOREIGN)
+        for path in _files_below(Path(self._output), lambda name: name.endswith("_segments")):
+            self._look_at(path)
+        for root in (self._stage, self._output):
+            self._look_at_temporary(Path(root) / TEMP_FOLDER)
+
+    def _look_at(self, path: str) -> None:
+        if path in self._expected:
+            return
+        parts = path.split("/")
+        run_id = next((part[7:] for part in parts if part.startswith("run_id=")), None)
+        if run_id in self._runs or (run_id and parts[-1].startswith("part-")):
+            detail = "is not of this run as it is published: readers would take it for a part of it"
+            if run_id not in self._runs:
+                detail = "belongs to no run in the ledger: it is another ledger's, or was left behind"
+            self._problem("stale", path, detail, "Delete it, or name the state folder that knows it (--state-dir).")
+        else:
+            self._problem("foreign", path, "is nothing that the program has written", _FOREIGN)
+
+    def _look_at_temporary(self, folder: Path) -> None:
+        try:
+            owners = sorted(os.listdir(folder))  # noqa: PTH208 -- names alone
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            self._problem("temporary", str(folder), f"can't be listed: {error.strerror}", "Mend the rights.")
+            return
+        for owner in owners:
+            if owner == self._owner and self._beside_engine:
+                continue
+            left = sum(len(files) for _, _, files in os.walk(folder / owner))
+            whose = "of this ledger" if owner == self._owner else "of another ledger"
+            detail = f"holds {left} temporary files of an engine {whose} that is not running or was killed"
+            remedy = "The next run or backfill removes it."
+            if owner != self._owner:
+                remedy = "If no engine with another state folder is at work here, delete it."
+            self._problem("temporary", str(folder / owner), detail, remedy)
+
+    # -- what is in the files ---------------------------------------------------------------------------------------
+
+    def _ask_workers(self) -> None:
+        pools = self._config.pools
+        lane: Lane[FileQuestion | ManifestQuestion, FileAnswer | ManifestAnswer] = Lane(
+            Pool(
+                "verify",
+                "nanolab_daemon.audit:verify_batch",
+                workers=pools.stage_processes,
+                settings=None,
+                task_timeout_s=pools.task_timeout_s,
+                task_memory_mb=pools.task_memory_mb,
+            ),
+            key=lambda job: job.path,
+            size_bytes=lambda job: job.size_bytes if isinstance(job, FileQuestion) else 0,
+            most_jobs=BATCH_FILES,
+            most_bytes=BATCH_BYTES,
+        )
+        lane.offer(ManifestQuestion(os.path.join(self._stage, MANIFEST)), live=True)
+        for question in self._expected.values():
+            lane.offer(question, live=False)
+        total = done = len(self._expected)
+        selector = selectors.DefaultSelector()
+        try:
+            lane.pool.start()
+            selector.register(lane.pool, selectors.EVENT_READ)
+            while not lane.empty:
+                lane.dispatch(last=True)
+                due = lane.pool.next_deadline()
+                selector.select(1.0 if due is None else max(0.0, min(1.0, due - time.monotonic())))
+                for event in lane.poll(time.monotonic()):
+                    match event:
+                        case Answer():
+                            self._take(event.job, event.result)
+                        case Condemned():
+                            remedy = "Is the file damaged, or pools.task_timeout_s too short?"
+                            self._problem("unreadable", event.job.path, event.words, remedy)
+                done = total - lane.waiting - lane.busy
+                self._on_step(done, total)
+        finally:
+            lane.pool.kill()
+            selector.close()
+
+    def _take(self, job: FileQuestion | ManifestQuestion, answer: FileAnswer | ManifestAnswer) -> None:
+        if isinstance(answer, ManifestAnswer):
+            self._compare_manifest(job.path, answer)
+        elif answer.trouble:
+            self._problem("damaged", job.path, answer.trouble, _FORCE)
+
+    def _compare_manifest(self, path: str, answer: ManifestAnswer) -> None:
+        if answer.trouble and not self._runs:
+            return  # nothing was ever published
+        detail = answer.trouble
+        if not detail:
+            lacking = [run_id for run_id in self._runs if run_id not in answer.runs]
+            unknown = [run_id for run_id in answer.runs if run_id not in self._runs]
+            other = [run_id for run_id, row in self._runs.items() if answer.runs.get(run_id, row) != row]
+            if lacking or unknown or other:
+                first = [*lacking, *unknown, *other][0]
+                detail = (
+                    f"differs from the ledger: {len(lacking)} runs are lacking, {len(unknown)} unknown, "
+                    f"{len(other)} not up to date (the first: {first})"
+                )
+        if not detail:
+            return
+        if self._beside_engine:
+            self._notes.append("The manifest is behind the ledger; the engine at work writes it anew.")
+        else:
+            self._problem("manifest", path, detail, "Run `nanolab-daemon backfill`, which writes it anew.")
+
+    def _problem(self, kind: str, path: str, detail: str, remedy: str) -> None:
+        self._problems.append(Problem(kind, path, detail, remedy))
+
+
+def _question(root: str, file: OutputFile) -> FileQuestion:
+    return FileQuestion(os.path.join(root, file.path), file.size_bytes, file.rows, file.sha256)
+
+
+def _files_below(root: Path, chosen: Callable[[str], bool]) -> Iterator[str]:
+    """Give every file, and every folder without anything in it, below the chosen folders of a root."""
+    try:
+        tops = sorted(entry.path for entry in os.scandir(root) if chosen(entry.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for top in tops:
+        if not os.path.isdir(top) or os.path.islink(top):  # noqa: PTH112, PTH114 -- strings throughout: many files
+            yield top
+            continue
+        for folder, folders, files in os.walk(top):
+            if not folders and not files:
+                yield folder
+            for name in files:
+                yield os.path.join(folder, name)

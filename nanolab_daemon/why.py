@@ -1,0 +1,309 @@
+"""Everything that is known of one raw file, from the ledger, from the file itself and from a daemon that follows it.
+
+Reads the file as any reader would, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from nanolab_daemon import control, lock, rawfile
+from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, RunRecord
+from nanolab_daemon.config import Config
+from nanolab_daemon.errors import EngineError, NanolabError
+from nanolab_daemon.header import parse_header, shortened
+from nanolab_daemon.locate import Located, locate, why_not
+from nanolab_daemon.model import FileState, Header
+from nanolab_daemon.names import shown_path
+from nanolab_daemon.procedures import Registry
+from nanolab_daemon.ramps import expectation
+from nanolab_daemon.report import moment
+from nanolab_daemon.settings import escaped
+
+NEIGHBOURS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the raw file, from 1; `offending` is the one that was refused."""
+
+    number: int
+    text: str
+    offending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFacts:
+    """What the head of the file says."""
+
+    procedure: str
+    parameters: Mapping[str, str]
+    metadata: Mapping[str, str]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One published file; `there` tells whether it is on the disk now."""
+
+    path: str
+    rows: int
+    size_bytes: int
+    there: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The run that the file's bytes hold, as it is published."""
+
+    run_id: str
+    proc: str
+    date: str
+    date_origin: str
+    revision: int
+    rows: int
+    complete: bool | None
+    expected_rows: int | None
+    expected_end_s: float | None
+    rule: str
+    bad_rows_skipped: int
+    published_from: str
+    source_missing: bool
+    staged_at: str
+    segmentation: str
+    segmented_at: str | None
+    rows_outside_segments: int | None
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """All of it. Times are the lab's; what is not known is None."""
+
+    file: str
+    full_path: str
+    exists: bool
+    known: bool
+    state: str | None
+    reason: str
+    next: str
+    first_seen: str | None = None
+    judged_at: str | None = None
+    judged_by: str | None = None
+    changed_since: bool = False
+    size_bytes: int | None = None
+    sha256: str | None = None
+    rows: int | None = None
+    expected_rows: tuple[int, ...] = ()
+    expected_end_s: float | None = None
+    rule: str = ""
+    cause: str | None = None
+    line: int | None = None
+    text: str | None = None
+    lines: tuple[Line, ...] = ()
+    attempts: int = 0
+    republished: int = 0
+    skip_bad_rows: bool = False
+    header: HeaderFacts | None = None
+    header_trouble: str = ""
+    run: Run | None = None
+    live: Mapping[str, Any] | None = None
+
+
+def why(config: Config, text: str) -> Why:
+    """Tell everything of one file; `text` is a path in any form, a name, or a run id."""
+    catalog = Catalog.open_to_read(config.paths.state / FILE_NAME)
+    try:
+        located = locate(text, config, catalog)
+        record = catalog.file(located.path) if catalog is not None and located.path is not None else None
+        not_counted = why_not(located, config)
+        if record is None:
+            return _unknown(located, config, not_counted)
+        run = catalog.run(record.run_id) if catalog is not None and record.run_id else None
+        return _known(located, record, run, config, not_counted)
+    finally:
+        if catalog is not None:
+            catalog.close()
+
+
+def _unknown(located: Located, config: Config, not_counted: str) -> Why:
+    running = lock.holder(config.paths.state) is not None
+    shown = shown_path(located.path if located.path is not None else located.full)
+    exists = os.path.lexists(located.full)
+    if not_counted:
+        next_ = "Nothing will be done with it." if exists else "Check the name; names are relative to the raw folder."
+        return Why(shown, shown_path(located.full), exists, False, None, not_counted, next_)
+    live = _live(config, located.path)
+    next_ = (
+        "Nothing is to be done: the daemon looks at it in a moment."
+        if running
+        else "Start the daemon, or run `nanolab-daemon backfill`."
+    )
+    header, trouble = _header(located.full, config)
+    reason = "It counts, but the ledger has not seen it yet."
+    if live and live.get("following"):
+        reason = "The daemon follows it: it is being written, or has not settled."
+    facts = None if header is None else _facts(header)
+    return Why(
+        shown, shown_path(located.full), True, False, None, reason, next_,
+        header=facts, header_trouble=trouble, live=live,
+    )  # fmt: skip
+
+
+def _known(located: Located, record: FileRecord, run: RunRecord | None, config: Config, not_counted: str) -> Why:
+    zone = ZoneInfo(config.lab.timezone)
+    try:
+        changed = rawfile.fingerprint(os.lstat(located.full)) != record.fingerprint
+        exists = True
+    except OSError:
+        exists, changed = False, False
+    header, trouble = _header(located.full, config) if exists else (None, "the file has gone")
+    refused = record.rejection
+    line = refused.line if refused else None
+    expected: tuple[int, ...] = ()
+    end_s, rule = None, ""
+    if run is not None:
+        end = run.facts.completeness
+        expected = () if end.expected_rows is None else (end.expected_rows,)
+        end_s, rule = end.expected_end_s, end.rule
+    elif header is not None:
+        registry = Registry.builtin().with_overrides(config.procedures)
+        hoped = expectation(registry.get(header.procedure), header)
+        expected, end_s, rule = hoped.rows, hoped.end_s, hoped.rule
+    reason = record.reason
+    if not record.present:
+        reason = f"Its raw file has gone. {reason}"
+    if not_counted and exists:
+        reason = f"{reason} By now it does not count any more: {not_counted[0].lower()}{not_counted[1:]}"
+    return Why(
+        file=shown_path(record.path),
+        full_path=shown_path(located.full),
+        exists=exists,
+        known=True,
+        state=str(record.state),
+        reason=reason,
+        next=_next(record, run, config, exists=exists, changed=changed),
+        first_seen=moment(record.seen_at, zone),
+        judged_at=moment(record.judged_at, zone),
+        judged_by=record.version,
+        changed_since=changed,
+        size_bytes=record.fingerprint.size_bytes if record.fingerprint.size_bytes >= 0 else None,
+        sha256=record.sha256,
+        rows=record.rows,
+        expected_rows=expected,
+        expected_end_s=end_s,
+        rule=rule,
+        cause=str(refused.cause) if refused else None,
+        line=line,
+        text=refused.text if refused else None,
+        lines=_around(located.full, line) if line is not None and exists else (),
+        attempts=record.attempts,
+        republished=record.republished,
+        skip_bad_rows=record.skip_bad_rows,
+        header=None if header is None else _facts(header),
+        header_trouble=trouble,
+        run=None if run is None else _run(run, config, zone),
+        live=_live(config, record.path),
+    )
+
+
+def _run(run: RunRecord, config: Config, zone: ZoneInfo) -> Run:
+    facts, end = run.facts, run.facts.completeness
+    outputs = [(config.paths.stage / run.stage_file.path, run.stage_file)]
+    outputs += [(config.paths.output / file.path, file) for file in run.segment_files]
+    return Run(
+        run_id=run.run_id,
+        proc=facts.proc,
+        date=facts.date,
+        date_origin=str(facts.date_origin),
+        revision=run.revision,
+        rows=facts.rows,
+        complete=end.complete,
+        expected_rows=end.expected_rows,
+        expected_end_s=end.expected_end_s,
+        rule=end.rule,
+        bad_rows_skipped=facts.bad_rows_skipped,
+        published_from=shown_path(run.source),
+        source_missing=run.source_missing,
+        staged_at=moment(run.staged_at, zone),
+        segmentation=run.segmentation,
+        segmented_at=None if run.segmented_at is None else moment(run.segmented_at, zone),
+        rows_outside_segments=run.rows_outside,
+        outputs=tuple(Output(escaped(str(p)), file.rows, file.size_bytes, p.is_file()) for p, file in outputs),
+    )
+
+
+def _next(record: FileRecord, run: RunRecord | None, config: Config, *, exists: bool, changed: bool) -> str:
+    running = lock.holder(config.paths.state) is not None
+    by_itself = "the daemon takes it by itself" if running else "start the daemon, or run `nanolab-daemon backfill`"
+    if not exists:
+        kept = " Its run stays published." if run is not None else ""
+        return f"Nothing is to be done.{kept}"
+    if changed:
+        return f"It has changed since it was judged: {by_itself}."
+    match record.state:
+        case FileState.REJECTED:
+            advice = record.rejection.advice if record.rejection else ""
+            return advice or "Mend the file, or copy the original again: it is tried again when its bytes change."
+        case FileState.QUEUED | FileState.STARTED | FileState.MEASURING:
+            return f"Wait for the measurement; then, {by_itself}."
+        case FileState.WAITING:
+            return f"Let the user that runs nanolab-daemon read it; then, {by_itself}."
+        case FileState.DUPLICATE:
+            return "Nothing is to be done: its bytes are published once, from the other file."
+        case FileState.SUPERSEDED:
+            return "Nothing is to be done, unless this file is the right one: then take the other out of raw."
+    if run is not None and run.segmentation == "pending":
+        how = "the daemon makes them" if running else "run `nanolab-daemon preprocess`"
+        return f"Its segments are to be made: {how}."
+    if run is not None and run.segmentation == "failed":
+        return "Its second stage failed; `nanolab-daemon backfill --force` tries it again."
+    return "Nothing is to be done."
+
+
+def _live(config: Config, path: bytes | None) -> dict[str, Any] | None:
+    if path is None or lock.holder(config.paths.state) is None:
+        return None
+    try:
+        return control.ask(config.paths.state, {"ask": "file", "path": os.fsdecode(path)})
+    except EngineError:
+        return None
+
+
+def _header(full: bytes, config: Config) -> tuple[Header | None, str]:
+    try:
+        with open(_open(full), "rb") as file:
+            head = file.read(config.limits.max_header_bytes)
+        return parse_header(head, max_bytes=config.limits.max_header_bytes), ""
+    except NanolabError as error:
+        return None, error.message
+    except OSError as error:
+        return None, f"it can't be read: {error.strerror}"
+
+
+def _facts(header: Header) -> HeaderFacts:
+    return HeaderFacts(header.procedure, dict(header.parameters), dict(header.metadata), header.columns)
+
+
+def _around(full: bytes, line: int) -> tuple[Line, ...]:
+    """Read the offending line and its neighbours."""
+    first = max(1, line - NEIGHBOURS)
+    try:
+        with open(_open(full), "rb") as file:
+            chosen = list(islice(file, first - 1, line + NEIGHBOURS))
+    except OSError:
+        return ()
+    return tuple(
+        Line(number, escaped(shortened(text.rstrip(b"\r\n").decode("utf-8", "backslashreplace"))), number == line)
+        for number, text in enumerate(chosen, first)
+    )
+
+
+def _open(full: bytes) -> int:
+    # as the stages open it: never waits at a pipe, never follows a link out of the raw folder
+    return os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
