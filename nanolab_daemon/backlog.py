@@ -226,15 +226,19 @@ class Backlog:
         for folder in self._catalog.known_folders() - self._seen:
             if not any(folder == failed or folder.startswith(failed + b"/") for failed in self._failed):
                 self._missing += self._catalog.known_in(folder)
+        self._missing = [path for path in self._missing if self._is_missing(path)]
         present = sum(self._catalog.count_files().values())
         if len(self._missing) > SHRINK_FILES and len(self._missing) > SHRINK_PART * present:
             self._tally.missing_ignored = len(self._missing)
             return
         for path in self._missing:
-            record = self._catalog.file(path)
-            if record is None or not record.present or path in self._followed:
-                continue  # followed to its new name meanwhile
             self._tally.missing += 1
             self._missed(path)
             if self._registrar is not None and not self._rules.dry:
                 self._act(self._registrar.vanished(path))
+
+    def _is_missing(self, path: bytes) -> bool:
+        """Tell whether a known file that was not met is gone, and not followed to a new name meanwhile."""
+        assert self._catalog is not None
+        record = self._catalog.file(path)
+        return record is not None and record.present and path not in self._followed

@@ -10,7 +10,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from nanolab_daemon.log import COUNT, PROC, REASON, ROWS, RUN_ID, SEGMENTS, SOUR
 from nanolab_daemon.model import Fingerprint, Rejection
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.registrar import UNKNOWN, Action, CutRun, Registrar, StageAgain
+from nanolab_daemon.registrar import AGAIN, UNKNOWN, Action, CutRun, Registrar, StageAgain
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
     CannotWrite,
@@ -50,6 +50,7 @@ WAITING_RUNS = 512  # the first stage takes no backlog while more wait for the s
 COMMIT_AFTER_S = 0.1
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LONGEST_WAIT_S = 1.0
+FAULTS_ALLOWED = 4
 
 
 class Source(Protocol):
@@ -114,6 +115,7 @@ class Engine:
             size_bytes=lambda job: job.size_bytes,
             most_jobs=BATCH_FILES,
             most_bytes=BATCH_BYTES,
+            merge=_merged,
         )
         self.cutting: Lane[SegmentJob | ManifestJob, SegmentOutcome] = Lane(
             Pool(
@@ -136,6 +138,7 @@ class Engine:
         self._manifest_due = 0.0
         self._said: set[str] = set()
         self._killed = False
+        self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of the machine
         self._root: tuple[int, int] | None = None
         self.adopt_root()
 
@@ -192,6 +195,9 @@ class Engine:
 
     def offer(self, job: StageJob) -> None:
         """Put a raw file in line for the first stage. Offering it twice does no harm."""
+        record = None if job.dry else self.catalog.file(job.path)
+        if record is not None and record.fingerprint == AGAIN:
+            job = replace(job, force=True, known_sha256=None)
         if not self.staging.holds(job.path):
             self.tally.to_stage += 1
         self.staging.offer(job, live=job.live)
@@ -204,7 +210,7 @@ class Engine:
                     self._cut(action.run_id, live=live)
                 case StageAgain():
                     # Should the program end before it is done, the next scan finds a file that it does not know.
-                    self.catalog.set_fingerprint(action.path, UNKNOWN)
+                    self.catalog.set_fingerprint(action.path, AGAIN)
                     record = self.catalog.file(action.path)
                     allowed = record.sha256 if record and record.skip_bad_rows else None
                     self.offer(StageJob(action.path, force=True, live=live, skip_bad_rows_of=allowed))
@@ -292,10 +298,11 @@ class Engine:
             self._pause(outcome.reason, now)
             self.staging.offer(job, live=job.live)
             return
-        if isinstance(outcome, Unreadable) and outcome.machine:
+        if isinstance(outcome, Unreadable) and outcome.machine and self._is_machine(job):
             self._pause(outcome.reason, now)
             self.staging.offer(job, live=job.live)
             return
+        self._faults.pop(job.path, None)
         self.tally.staged_done += 1
         self.tally.stage.add(1, now - self._began)
         if not job.dry:
@@ -449,6 +456,11 @@ class Engine:
         ledger = self.config.paths.state / "ledger.sqlite"
         self.cutting.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
 
+    def _is_machine(self, job: StageJob) -> bool:
+        """Tell whether the machine is still to blame; a file that fails again while its folder stands waits alone."""
+        self._faults[job.path] = self._faults.get(job.path, 0) + 1
+        return self._faults[job.path] < FAULTS_ALLOWED or not self.root_stands()
+
     # -- the machine's faults ---------------------------------------------------------------------------------------
 
     def _pause(self, reason: str, now: float) -> None:
@@ -474,6 +486,18 @@ def _identity(folder: Path) -> tuple[int, int] | None:
             return status.st_dev, status.st_ino
     except OSError:
         return None
+
+
+def _merged(old: StageJob, new: StageJob) -> StageJob:
+    """Make one job of two for the same file: what either asks for is done."""
+    return replace(
+        new,
+        known_sha256=new.known_sha256 if old.known_sha256 is not None else None,
+        force=old.force or new.force,
+        skip_bad_rows=old.skip_bad_rows or new.skip_bad_rows,
+        skip_bad_rows_of=new.skip_bad_rows_of or old.skip_bad_rows_of,
+        live=old.live or new.live,
+    )
 
 
 def _run_of(job: SegmentJob | ManifestJob) -> str:

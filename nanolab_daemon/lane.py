@@ -61,7 +61,10 @@ class _Entry(Generic[Job]):
 
 
 class Lane(Generic[Job, Result]):
-    """A pool and what waits for it. `key` names what must not be worked on twice at a time."""
+    """A pool and what waits for it. `key` names what must not be worked on twice at a time.
+
+    `merge` makes one job of an older and a newer one of the same key, neither of which has been begun.
+    """
 
     def __init__(
         self,
@@ -71,12 +74,14 @@ class Lane(Generic[Job, Result]):
         size_bytes: Callable[[Job], int],
         most_jobs: int,
         most_bytes: int,
+        merge: Callable[[Job, Job], Job] = lambda _, new: new,
     ) -> None:
         self.pool = pool
         self._key = key
         self._size_bytes = size_bytes
         self._most_jobs = most_jobs
         self._most_bytes = most_bytes
+        self._merge = merge
         self._queued: dict[Hashable, _Entry[Job]] = {}
         self._live: deque[Hashable] = deque()
         self._suspects: deque[Hashable] = deque()
@@ -105,18 +110,20 @@ class Lane(Generic[Job, Result]):
         return key in self._queued or key in self._busy
 
     def offer(self, job: Job, *, live: bool) -> None:
-        """Put a job in line. It takes the place of one of the same key, and waits for one that is with a worker."""
+        """Put a job in line. It is merged with one of the same key, and waits for one that is with a worker."""
         key = self._key(job)
         if key in self._busy:
             meanwhile = self._busy[key]
-            self._busy[key] = _Entry(job, live or (meanwhile is not None and meanwhile.live))
+            if meanwhile is not None:
+                job, live = self._merge(meanwhile.job, job), live or meanwhile.live
+            self._busy[key] = _Entry(job, live)
             return
         before = self._queued.get(key)
         if before is None:
             self._queued[key] = _Entry(job, live)
             (self._live if live else self._backlog).append(key)
             return
-        before.job = job
+        before.job = self._merge(before.job, job)
         if live and not before.live:
             before.live = True
             self._live.append(key)  # its place in the backlog is void: whoever comes to it finds it gone
@@ -217,7 +224,7 @@ class Lane(Generic[Job, Result]):
                     self.offer(meanwhile.job, live=meanwhile.live)
                 continue
             if meanwhile is not None:
-                entry.job = meanwhile.job
+                entry.job = self._merge(entry.job, meanwhile.job)
                 entry.live = entry.live or meanwhile.live
             # without a culprit, each is tried alone: the guilty one is found by that, the others lose nothing
             self._again(entry, alone=guilty or culprit is None)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from nanolab_daemon import __version__, publish
 from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord
-from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, Rejection
+from nanolab_daemon.errors import RejectCause
+from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, Rejection, RunFacts
 from nanolab_daemon.tasks import NoRows, Refused, Segmented, SegmentJob, Staged, StageJob, Unreadable
 
 
@@ -35,6 +36,9 @@ Action = StageAgain | CutRun
 
 UNKNOWN = Fingerprint(-1, -1, -1, -1)
 """A fingerprint that no file has: the next scan looks at the file again, even after a crash."""
+
+AGAIN = Fingerprint(-2, -2, -2, -2)
+"""As that, and the file is to be published again even if its bytes are those that the ledger knows."""
 
 
 class Registrar:
@@ -81,11 +85,13 @@ class Registrar:
             # The ledger says that something was published there, yet the place was free: deleted by hand, or two
             # files of one run raced. What lies there now can't be known, so it is made once more.
             return [*actions, StageAgain(best.path)]
-        if best.sha256 == outcome.sha256 and (
+        chosen = best.sha256 == outcome.sha256 and (best.path == job.path or not _by_path(facts))
+        if chosen and (
             published is None
             or job.force
             or published.source_sha256 != outcome.sha256
             or published.folder != outcome.target
+            or published.facts.start_us != facts.start_us
         ):
             self._publish(outcome, record, published)
             if facts.swept:
@@ -94,6 +100,7 @@ class Registrar:
             publish.discard(Path(outcome.bundle))
         else:
             publish.withdraw(self.stage_root / outcome.target, self._temp(self.stage_root))
+            self._unsynced.add(self.stage_root)
         return actions + self.resolve(facts.run_id)
 
     def _publish(self, outcome: Staged, record: FileRecord, before: RunRecord | None) -> None:
@@ -172,6 +179,8 @@ class Registrar:
         """Record that known bytes were found again under another fingerprint."""
         self.catalog.set_fingerprint(job.path, fingerprint)
         record = self.catalog.file(job.path)
+        if record is not None and record.rejection and record.rejection.cause is RejectCause.ABANDONED:
+            return [StageAgain(job.path)]  # somebody touched it: it may wait for its measurement after all
         if record is None or record.run_id is None:
             return []
         run = self.catalog.run(record.run_id)
@@ -188,8 +197,9 @@ class Registrar:
         if run is None or run.source_sha256 != outcome.source_sha256 or run.segments_folder != job.target:
             if outcome.bundle is not None:  # the run was published anew meanwhile
                 publish.discard(Path(outcome.bundle))
-            elif outcome.outputs and (run is None or run.segments_folder != job.target):
+            elif outcome.outputs and (run is None or run.segments_folder != job.target or not run.facts.swept):
                 publish.withdraw(target, self._temp(self.output_root))
+                self._unsynced.add(self.output_root)
             return [CutRun(job.run_id)] if run is not None and run.segmentation == "pending" else []
         if outcome.bundle is not None:
             publish.replace(Path(outcome.bundle), target)
@@ -257,12 +267,13 @@ class Registrar:
         if run is None:
             return []
         holders = [record for record in self.catalog.holding(run_id) if record.state in HAS_RUN]
-        best = best_of(holders, run.source)
+        by_path = _by_path(run.facts)
+        best = best_of(holders, run.source, by_path=by_path)
         if best is None:
             if not run.source_missing:
                 self.catalog.set_source(run_id, run.source, missing=True)
             return []
-        if best.sha256 != run.source_sha256:
+        if best.sha256 != run.source_sha256 or (by_path and best.path != run.source):
             return [StageAgain(best.path)]
         if run.source != best.path or run.source_missing:
             self.catalog.set_source(run_id, best.path, missing=False)
@@ -276,7 +287,8 @@ class Registrar:
                 state = FileState.SEGMENTED
                 words = _segmented_words(len(run.segment_files), run.rows_outside or 0)
             elif run.segmentation == "failed":
-                return  # its reason says what happened
+                state = FileState.STAGED
+                words = record.reason if record.state is state else "Its run is published, but not its segments."
             else:
                 state, words = FileState.STAGED, _published_words(run.facts.swept)
         elif record.sha256 == best.sha256:
@@ -301,7 +313,7 @@ class Registrar:
     def _best(self, run_id: str) -> FileRecord | None:
         run = self.catalog.run(run_id)
         holders = [record for record in self.catalog.holding(run_id) if record.state in HAS_RUN]
-        return best_of(holders, run.source if run else b"")
+        return best_of(holders, run.source if run else b"", by_path=run is not None and _by_path(run.facts))
 
     def _record(
         self,
@@ -355,8 +367,6 @@ class Registrar:
 
 def abandon(record: FileRecord) -> FileRecord:
     """Give the verdict on a file without rows that nobody has touched for long."""
-    from nanolab_daemon.errors import RejectCause
-
     reason = "It has no rows and has not changed for a long time: the measurement was never made."
     advice = "Nothing is to be done; should rows come, it is staged by itself."
     return replace(
@@ -367,12 +377,19 @@ def abandon(record: FileRecord) -> FileRecord:
     )
 
 
-def best_of(holders: list[FileRecord], source: bytes) -> FileRecord | None:
+def best_of(holders: list[FileRecord], source: bytes, *, by_path: bool = False) -> FileRecord | None:
     """Choose the file that a run is published from: most rows, then a rule that no order of events can change.
 
-    Among identical copies the one that is the source already stays it.
+    Among identical copies the one that is the source already stays it; but where the path tells something of the run
+    (`by_path`), the first in the order of paths.
     """
-    return max(holders, key=lambda r: (r.rows or 0, r.sha256 or "", r.path == source), default=None)
+    ordered = sorted(holders, key=lambda r: r.path)
+    return max(ordered, key=lambda r: (r.rows or 0, r.sha256 or "", not by_path and r.path == source), default=None)
+
+
+def _by_path(facts: RunFacts) -> bool:
+    """Tell whether a run is dated by its file's name or time, so that each copy gives it another date."""
+    return facts.date_origin is not DateOrigin.META
 
 
 def _published_words(swept: bool) -> str:

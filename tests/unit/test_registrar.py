@@ -1,0 +1,375 @@
+"""Registrar: whatever comes in whatever order, the ledger and the disk end as if nothing had ever happened before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+import outputs
+from inprocess import Folders
+from instrument import it, iv, ivg
+from nanolab_daemon.backlog import Backlog, Rules
+from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, RunRecord
+from nanolab_daemon.model import FileState
+from nanolab_daemon.registrar import AGAIN, Action, CutRun, Registrar, StageAgain
+from nanolab_daemon.scan import name_test
+from nanolab_daemon.tally import Tally
+from nanolab_daemon.tasks import (
+    Gone,
+    NoRows,
+    Refused,
+    Segmented,
+    SegmentJob,
+    SegmentOutcome,
+    Staged,
+    StagedFileLost,
+    StageJob,
+    StageOutcome,
+    Unchanged,
+)
+
+_ONE = iv(1)
+_UNDATED = replace(iv(2).first(12), start_time=None)
+CONTENTS = {
+    "whole": _ONE.data(),
+    "part": _ONE.first(20).data(),
+    "few": _ONE.first(3).data(),
+    "other bytes": replace(_ONE, parameters={**_ONE.parameters, "Information": "again"}).data(),
+    "bad row": _ONE.first(20).data() + b"x\r\n",
+    "queued": _ONE.queued(),
+    "started": _ONE.data(0),
+    "series": it(3, rows=8).data(),
+    "gate": ivg(4).data(),
+    "undated": _UNDATED.data(),
+    "undated, more": replace(iv(2).first(30), start_time=None).data(),
+    "no file of ours": b"a,b\n1,2\n",
+}
+PATHS = ["a.csv", "b.csv", "2025-01-02/a.csv", "2025-01-02/c.csv", "2025-01-03/b.csv"]
+
+
+class Ledgered:
+    """Registrar, ledger and folders, with the part of the engine's flow that concerns them, one step at a time."""
+
+    def __init__(self, folders: Folders, ledger: Path) -> None:
+        self.folders = folders
+        self.ledger = ledger
+        self.open()
+
+    def open(self) -> None:
+        self.catalog = Catalog.open(self.ledger)
+        self.folders = replace(self.folders, owner=self.catalog.ledger_id).make()
+        self.registrar = Registrar(self.catalog, self.folders.stage, self.folders.output, time.time)
+        self.waiting: dict[bytes, StageJob] = {}
+        self.answered: dict[bytes, tuple[StageJob, StageOutcome]] = {}
+        self.to_cut: set[str] = set(self.catalog.pending_runs())
+        self.cut: dict[str, tuple[SegmentJob, SegmentOutcome]] = {}
+
+    def crash(self) -> None:
+        """Lose what is not committed, and everybody at work."""
+        self.catalog._db.rollback()
+        self.catalog._db.close()
+        self.open()
+
+    def act(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case CutRun():
+                    self.to_cut.add(action.run_id)
+                case StageAgain():
+                    self.catalog.set_fingerprint(action.path, AGAIN)
+                    self.offer(StageJob(action.path, force=True))
+
+    def offer(self, job: StageJob) -> None:
+        record = self.catalog.file(job.path)
+        before = self.waiting.get(job.path)
+        if (record is not None and record.fingerprint == AGAIN) or (before is not None and before.force):
+            job = replace(job, force=True, known_sha256=None)
+        self.waiting[job.path] = job
+
+    def scan(self) -> None:
+        backlog = Backlog(
+            self.folders.raw,
+            name_test(["*.csv"], []),
+            self.catalog,
+            Tally(),
+            rules=Rules(),
+            registrar=self.registrar,
+            act=self.act,
+        )
+        backlog.start()
+        while not backlog.finished:
+            for job in backlog.take(100):
+                self.offer(job)
+        backlog.stop()
+
+    def work(self, path: bytes) -> None:
+        """Let a worker take a file; the answer is on its way."""
+        if path in self.answered:
+            return
+        job = self.waiting.pop(path)
+        (outcome,) = self.folders.stage_jobs(job)
+        self.answered[path] = (job, outcome)
+
+    def take_in(self, path: bytes) -> None:
+        """Take in an answer of the first stage."""
+        job, outcome = self.answered.pop(path)
+        match outcome:
+            case Staged():
+                self.act(self.registrar.staged(job, outcome))
+            case NoRows():
+                self.act(self.registrar.no_rows(job, outcome, abandoned=False))
+            case Refused():
+                self.act(self.registrar.refused(job, outcome))
+            case Unchanged():
+                self.act(self.registrar.unchanged(job, outcome.fingerprint))
+            case Gone():
+                self.act(self.registrar.vanished(job.path))
+            case _:
+                raise AssertionError(outcome)
+
+    def work_on(self, run_id: str) -> None:
+        """Let a worker of the second stage take a run."""
+        if run_id in self.cut:
+            return
+        self.to_cut.discard(run_id)
+        job = self.registrar.segment_job(run_id, live=False)
+        if job is not None:
+            (outcome,) = self.folders.cut_jobs(job)
+            self.cut[run_id] = (job, outcome)
+
+    def take_in_cut(self, run_id: str) -> None:
+        """Take in an answer of the second stage."""
+        job, outcome = self.cut.pop(run_id)
+        match outcome:
+            case Segmented():
+                self.act(self.registrar.segmented(job, outcome))
+            case StagedFileLost():
+                self.act(self.registrar.staged_file_lost(run_id))
+            case _:
+                raise AssertionError(outcome)
+
+    def drain(self) -> None:
+        """Do all there is to do; it must come to an end."""
+        for _ in range(200):
+            if self.answered:
+                self.take_in(min(self.answered))
+            elif self.cut:
+                self.take_in_cut(min(self.cut))
+            elif self.waiting:
+                self.work(min(self.waiting))
+            elif self.to_cut:
+                self.work_on(min(self.to_cut))
+            else:
+                self.registrar.commit()
+                return
+        raise AssertionError("it never ends")
+
+    def settle(self) -> None:
+        """Scan until a scan finds nothing more to do."""
+        self.drain()
+        for _ in range(5):
+            self.scan()
+            if not (self.waiting or self.to_cut):
+                self.registrar.commit()
+                return
+            self.drain()
+        raise AssertionError("each scan finds something to do")
+
+    def states(self) -> dict[bytes, tuple[object, ...]]:
+        """Give what the ledger says of each present file, but for times."""
+        return {
+            one.path: (one.state, one.reason, one.sha256, one.proc, one.run_id, one.rows, one.rejection)
+            for one in self.catalog.files("present")
+        }
+
+    def runs(self) -> dict[str, RunRecord]:
+        return {run.run_id: run for run in self.catalog.runs()}
+
+    def check_disk(self) -> None:
+        """Ledger and disk agree, both ways."""
+        named: set[str] = set()
+        for run in self.catalog.runs():
+            for name, root, file in [
+                ("stage", self.folders.stage, run.stage_file),
+                *(("output", self.folders.output, file) for file in run.segment_files),
+            ]:
+                contents = (root / file.path).read_bytes()
+                assert hashlib.sha256(contents).hexdigest() == file.sha256, file.path
+                named.add(f"{name}/{file.path}")
+        found = {f"stage/{path}" for path in outputs.published(self.folders.stage)}
+        found |= {f"output/{path}" for path in outputs.published(self.folders.output)}
+        assert found == named
+        assert not self.folders.bundles()
+
+
+def comparable(run: RunRecord) -> tuple[object, ...]:
+    hashes = [file.rows for file in run.segment_files]
+    return run.facts, run.source_sha256, run.stage_file.path, run.segmentation, hashes, run.rows_outside
+
+
+def names_a_copy(states: dict[bytes, tuple[object, ...]]) -> dict[bytes, tuple[object, ...]]:
+    """Leave out which of several identical copies is the source: they count as one file with all their states."""
+    groups: dict[object, list[bytes]] = {}
+    for path, state in states.items():
+        groups.setdefault(state[2], []).append(path)
+    return {
+        b"|".join(sorted(paths)): tuple(sorted((str(states[path]) for path in paths))) for paths in groups.values()
+    }
+
+
+def assert_as_fresh(one: Ledgered, home: Path) -> None:
+    """Compare with a ledger that saw only what is there now, in the order of paths."""
+    fresh_home = Path(tempfile.mkdtemp(dir=home))
+    fresh = Ledgered(Folders(fresh_home), fresh_home / FILE_NAME)
+    shutil.rmtree(fresh.folders.raw)
+    fresh.folders.raw.symlink_to(one.folders.raw)
+    fresh.settle()
+    assert names_a_copy(one.states()) == names_a_copy(fresh.states())
+    mine, theirs = one.runs(), fresh.runs()
+    living = {run_id: run for run_id, run in mine.items() if not run.source_missing}
+    assert {k: comparable(v) for k, v in living.items()} == {k: comparable(v) for k, v in theirs.items()}
+    ours = outputs.snapshot(one.folders.stage, one.folders.output)
+    lost = {run_id for run_id, run in mine.items() if run.source_missing}
+    ours = {path: frame for path, frame in ours.items() if not any(f"run_id={run_id}/" in path for run_id in lost)}
+    outputs.assert_equal(
+        ours, outputs.snapshot(fresh.folders.stage, fresh.folders.output), ignoring=outputs.BOOKKEEPING
+    )
+    fresh.check_disk()
+    fresh.catalog.close()
+
+
+class World(RuleBasedStateMachine):
+    """Files come, go, grow, move, are copied and touched; answers come late and in any order."""
+
+    crashes = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp(prefix="nanolab-test-"))
+        self.one = Ledgered(Folders(self.home), self.home / FILE_NAME)
+        self.clock = 1_700_000_000
+        self.crashed = False
+
+    def path(self, name: str) -> Path:
+        path = self.one.folders.raw / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def tick(self, path: Path) -> None:
+        self.clock += 40_000  # about half a day
+        os.utime(path, (self.clock, self.clock))
+
+    def there(self) -> list[str]:
+        return [name for name in PATHS if self.path(name).exists()]
+
+    @rule(name=st.sampled_from(PATHS), what=st.sampled_from(sorted(CONTENTS)))
+    def write(self, name: str, what: str) -> None:
+        self.path(name).write_bytes(CONTENTS[what])
+        self.tick(self.path(name))
+
+    @precondition(lambda self: self.there())
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        self.path(data.draw(st.sampled_from(self.there()))).unlink()
+
+    @precondition(lambda self: self.there())
+    @rule(data=st.data(), to=st.sampled_from(PATHS))
+    def move(self, data: st.DataObject, to: str) -> None:
+        self.path(data.draw(st.sampled_from(self.there()))).replace(self.path(to))
+
+    @precondition(lambda self: self.there())
+    @rule(data=st.data(), to=st.sampled_from(PATHS), keep=st.booleans())
+    def copy(self, data: st.DataObject, to: str, keep: bool) -> None:
+        origin = self.path(data.draw(st.sampled_from(self.there())))
+        if origin != self.path(to):
+            shutil.copy2(origin, self.path(to))
+            if not keep:
+                self.tick(self.path(to))
+
+    @precondition(lambda self: self.there())
+    @rule(data=st.data())
+    def touch(self, data: st.DataObject) -> None:
+        self.tick(self.path(data.draw(st.sampled_from(self.there()))))
+
+    @rule()
+    def scan(self) -> None:
+        self.one.scan()
+
+    @precondition(lambda self: self.one.waiting)
+    @rule(data=st.data())
+    def work(self, data: st.DataObject) -> None:
+        self.one.work(data.draw(st.sampled_from(sorted(self.one.waiting))))
+
+    @precondition(lambda self: self.one.answered)
+    @rule(data=st.data())
+    def take_in(self, data: st.DataObject) -> None:
+        self.one.take_in(data.draw(st.sampled_from(sorted(self.one.answered))))
+
+    @precondition(lambda self: self.one.to_cut)
+    @rule(data=st.data())
+    def work_on(self, data: st.DataObject) -> None:
+        self.one.work_on(data.draw(st.sampled_from(sorted(self.one.to_cut))))
+
+    @precondition(lambda self: self.one.cut)
+    @rule(data=st.data())
+    def take_in_cut(self, data: st.DataObject) -> None:
+        self.one.take_in_cut(data.draw(st.sampled_from(sorted(self.one.cut))))
+
+    @rule()
+    def commit(self) -> None:
+        self.one.registrar.commit()
+
+    @rule()
+    def settle(self) -> None:
+        self.one.settle()
+        self.check()
+
+    @precondition(lambda self: self.crashes)
+    @rule()
+    def crash(self) -> None:
+        self.crashed = True
+        self.one.crash()
+
+    def check(self) -> None:
+        if not self.crashed:
+            self.one.check_disk()
+        assert_as_fresh(self.one, self.home)
+
+    @invariant()
+    def one_run_has_one_source(self) -> None:
+        for run in self.one.catalog.runs():
+            if not run.source_missing and run.segmentation == "done":
+                record = self.one.catalog.file(run.source)
+                assert record is not None
+
+    def teardown(self) -> None:
+        try:
+            self.one.settle()
+            self.check()
+        finally:
+            self.one.catalog.close()
+            shutil.rmtree(self.home, ignore_errors=True)
+
+
+class CrashingWorld(World):
+    """As that, and the program is killed at any moment, with the disk ahead of the ledger."""
+
+    crashes = True
+
+
+_SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=int(os.environ.get("EX", "15")), stateful_step_count=25, **_SETTINGS)  # type: ignore[arg-type]
+TestCrashingWorld = CrashingWorld.TestCase
+TestCrashingWorld.settings = settings(max_examples=int(os.environ.get("EX", "15")), stateful_step_count=25, **_SETTINGS)  # type: ignore[arg-type]
