@@ -91,6 +91,7 @@ class Catalog:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self.manifest_stale = False  # runs have changed; whoever has the manifest written resets it
         self.ledger_id: str = connection.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()[0]
 
     @classmethod
@@ -228,7 +229,8 @@ class Catalog:
         assert record is not None
         self._write("DELETE FROM files WHERE path = ?", (old,))
         self.put_file(replace(record, path=new, fingerprint=fingerprint))
-        self._write("UPDATE runs SET source = ? WHERE source = ?", (new, old))
+        if self._write("UPDATE runs SET source = ? WHERE source = ?", (new, old)):
+            self._runs_changed()
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -250,6 +252,7 @@ class Catalog:
     def put_run(self, run: RunRecord) -> None:
         """Record a run whole, over what was known of it."""
         facts, end = run.facts, run.facts.completeness
+        self._runs_changed()
         self._write(
             f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * 30)})",
             (
@@ -288,6 +291,7 @@ class Catalog:
 
     def set_segments(self, run_id: str, files: tuple[OutputFile, ...], rows_outside: int, at: float) -> None:
         """Record a run's published segments."""
+        self._runs_changed()
         self._write(
             "UPDATE runs SET segmentation = 'done', segment_files = ?, rows_outside = ?, segmented_at = ?"
             " WHERE run_id = ?",
@@ -296,26 +300,35 @@ class Catalog:
 
     def set_pending(self, run_id: str) -> None:
         """Ask for a run's second stage again."""
+        self._runs_changed()
         self._write("UPDATE runs SET segmentation = 'pending' WHERE run_id = ?", (run_id,))
 
     def set_not_segmented(self, run_id: str) -> None:
         """Give up a run's second stage, until it is published or asked for again."""
+        self._runs_changed()
         self._write("UPDATE runs SET segmentation = 'failed' WHERE run_id = ?", (run_id,))
 
     def set_source(self, run_id: str, source: bytes, *, missing: bool) -> None:
         """Name the raw file that holds a run, or say that none does any more."""
+        self._runs_changed()
         self._write("UPDATE runs SET source = ?, source_missing = ? WHERE run_id = ?", (source, missing, run_id))
 
     # -- the manifest -----------------------------------------------------------------------------------------------
 
     def manifest_serial(self) -> str | None:
-        """Give the mark of the last manifest that was written; None if there never was one."""
+        """Give the mark of the manifest that tells what the ledger does; None if there is none as new as it."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
         return None if row is None else str(row[0])
 
     def set_manifest_serial(self, serial: int) -> None:
-        """Note that a manifest was written."""
+        """Note that a manifest was written, and that no run has changed since."""
         self._write("INSERT OR REPLACE INTO meta VALUES ('manifest', ?)", (str(serial),))
+
+    def _runs_changed(self) -> None:
+        """Note, in the same transaction, that the manifest is behind: a killed engine's successor must know."""
+        if not self.manifest_stale:
+            self.manifest_stale = True
+            self._write("DELETE FROM meta WHERE key = 'manifest'")
 
     # -- questions --------------------------------------------------------------------------------------------------
 

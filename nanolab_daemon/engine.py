@@ -155,7 +155,8 @@ class Engine:
         if self._segment:
             for run_id in self.catalog.pending_runs():
                 self._cut(run_id, live=False)
-        self.want_manifest(self.catalog.manifest_serial() is None)
+        there = (paths.stage / publish.MANIFEST).exists()
+        self.want_manifest(not there or self.catalog.manifest_serial() is None)
 
     def stop(self, limit_s: float) -> None:
         """End within the limit: running tasks finish and are recorded, or are handed back; all is committed."""
@@ -272,6 +273,8 @@ class Engine:
             self._take_staging(event, now)
         for cut in self.cutting.poll(now):
             self._take_cutting(cut, now)
+        if self.catalog.manifest_stale and not self._manifest_wanted:
+            self.want_manifest()
         if self.catalog.uncommitted:
             if self._commit_due is None:
                 self._commit_due = now + COMMIT_AFTER_S
@@ -319,7 +322,6 @@ class Engine:
                 facts = outcome.facts
                 self._remark(outcome.remarks)
                 actions = registrar.staged(job, outcome)
-                self.want_manifest()
                 bound = {SOURCE_FILE: file, RUN_ID: facts.run_id, PROC: facts.proc, ROWS: facts.rows}
                 self._tell("staged", complete=facts.completeness.complete, **bound)
                 return actions
@@ -432,14 +434,14 @@ class Engine:
                 self.tally.segments += len(outcome.outputs)
                 self.tally.segment.add(1, now - self._began)
                 self.act(self.registrar.segmented(job, outcome), live=job.live)
-                self.want_manifest()
                 self._tell("segmented", **{RUN_ID: outcome.run_id, SEGMENTS: len(outcome.outputs)})
             case StagedFileLost():
                 self.tally.segmented_done += 1
                 self._log.warning("staged file lost", **{RUN_ID: outcome.run_id, REASON: outcome.reason})
                 self.act(self.registrar.staged_file_lost(outcome.run_id), live=True)
             case ManifestWritten():
-                self.catalog.set_manifest_serial(outcome.serial)
+                if not self._manifest_wanted and not self.catalog.manifest_stale:
+                    self.catalog.set_manifest_serial(outcome.serial)
 
     def _offer_manifest(self, now: float) -> None:
         """Write the manifest when its time has come, or when all else is done."""
@@ -450,7 +452,7 @@ class Engine:
             return
         self.registrar.commit()  # it is made from what is committed
         self._manifest_serial += 1
-        self._manifest_wanted = False
+        self._manifest_wanted = self.catalog.manifest_stale = False
         # A big lab's manifest takes a while: let it cost a few per cent of a worker's time at most.
         self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.totals()["runs"] / 2000)
         ledger = self.config.paths.state / "ledger.sqlite"

@@ -15,7 +15,7 @@ from nanolab_daemon.catalog import Catalog, RunRecord
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 
-PATH = "_manifest/manifest.parquet"
+PATH = publish.MANIFEST
 
 _FIXED: tuple[tuple[str, pa.DataType], ...] = (
     ("run_id", pa.string()),

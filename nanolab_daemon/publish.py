@@ -17,6 +17,9 @@ from pathlib import Path
 
 from nanolab_daemon.errors import EngineError
 
+MANIFEST = "_manifest/manifest.parquet"
+"""The table of all runs, below the stage root."""
+
 TEMP_FOLDER = ".nanolab-tmp"
 """Below each output root, so that moving into place never leaves the file system."""
 
