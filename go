@@ -133,13 +133,16 @@ except OSError:
     exec 9<&-
 }
 
+# Runs all of them, whatever the first ones say.
 lint() {
     cd -- "$here"
-    "$python" -m ruff check .
-    "$python" -m ruff format --check .
-    "$python" -m mypy
+    code=0
+    "$python" -m ruff check . || code=1
+    "$python" -m ruff format --check . || code=1
+    "$python" -m mypy || code=1
     # Through -c, since the script's first line can't hold a path with blanks.
-    "$python" -c 'import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())'
+    "$python" -c 'import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())' || code=1
+    exit "$code"
 }
 
 lock() {
