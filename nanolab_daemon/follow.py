@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanolab_daemon.catalog import HAS_RUN
 from nanolab_daemon.config import Config
@@ -95,6 +95,11 @@ class Follower:
         looks = {path: entry.track.glance for path, entry in self._entries.items() if not entry.done}
         return {path: look for path, look in looks.items() if look is not None and look.rows}
 
+    @property
+    def unsettled(self) -> int:
+        """How many files are being written, or are with the engine: all but those that wait for rows, and the done."""
+        return sum(not entry.done and not _waits(entry) for entry in self._entries.values())
+
     # -- what is heard ----------------------------------------------------------------------------------------------
 
     def heard(self, path: bytes, now: float, *, closed: bool) -> None:
@@ -153,7 +158,7 @@ class Follower:
             case NoRows():
                 glance = entry.track.glance or Glance(outcome.state, proc=outcome.proc)
                 track = entry.track.seen(outcome.fingerprint, now)
-                entry.track = Track(track.fingerprint, entry.track.changed_at, None, glance, track.republished)
+                entry.track = replace(track, glance=glance, rowless=track.fingerprint == entry.track.fingerprint)
                 entry.told = outcome.state
                 self._schedule(job.path, entry, now + pause_s(entry.track, now, self._patience))
             case Gone():
@@ -224,13 +229,7 @@ class Follower:
                     break
         if record is None:
             return False
-        entry.track = Track(
-            entry.track.fingerprint,
-            entry.track.changed_at,
-            entry.track.closed_at,
-            entry.track.glance,
-            record.republished,
-        )
+        entry.track = replace(entry.track, republished=record.republished)
         if record.fingerprint != mark:
             return False
         if not record.present:
@@ -238,8 +237,8 @@ class Follower:
         if record.state in _FINAL and not entry.done:
             del self._entries[path]
             return True
-        if record.state in _WAITING and entry.track.glance is None:
-            entry.track = entry.track.looked(Glance(record.state, proc=record.proc))
+        if record.state in _WAITING:
+            entry.track = replace(entry.track, glance=Glance(record.state, proc=record.proc), rowless=True)
             entry.told = record.state
         return False
 
@@ -262,7 +261,7 @@ class Follower:
         if glance.state is not None and glance.state is not entry.told:
             entry.told = glance.state
             words = WAITING_WORDS.get(glance.state) or "It has rows and grows: it is published when it is done."
-            self.engine.registrar.observed(path, entry.track.fingerprint, glance.state, words, glance.proc)
+            self.engine.registrar.observed(path, glance.state, words, glance.proc)
             bound = {SOURCE_FILE: shown_path(path), STATE: glance.state, PROC: glance.proc, ROWS: glance.rows}
             self._log.info("seen", **bound, expected_rows=glance.expected_rows, **{REASON: words})
 
@@ -281,3 +280,7 @@ class Follower:
     def _schedule(self, path: bytes, entry: _Entry, due: float) -> None:
         entry.due = due
         heapq.heappush(self._line, (due, next(self._serial), path))
+
+
+def _waits(entry: _Entry) -> bool:
+    return entry.track.rowless and not entry.offered

@@ -166,14 +166,13 @@ class Registrar:
         self.catalog.put_file(self._record(job, fingerprint, None, FileState.WAITING, before, reason=outcome.reason))
         return []
 
-    def observed(self, path: bytes, fingerprint: Fingerprint, state: FileState, words: str, proc: str | None) -> None:
+    def observed(self, path: bytes, state: FileState, words: str, proc: str | None) -> None:
         """Record what a look into an unfinished file told. The file of a published run keeps its verdict."""
         before = self.catalog.file(path)
         if before is not None and before.present and before.state in HAS_RUN:
             return
-        # Rows are there but not staged: should the program end now, the next scan must find the file unknown.
-        mark = UNKNOWN if state is FileState.MEASURING else fingerprint
-        self.catalog.put_file(self._record(StageJob(path), mark, None, state, before, reason=words, proc=proc))
+        # No worker has judged it yet: should the program end now, the next scan must find the file unknown.
+        self.catalog.put_file(self._record(StageJob(path), UNKNOWN, None, state, before, reason=words, proc=proc))
 
     def unchanged(self, job: StageJob, fingerprint: Fingerprint) -> list[Action]:
         """Record that known bytes were found again under another fingerprint."""
@@ -244,7 +243,7 @@ class Registrar:
         if record is None or not record.present:
             return []
         self.catalog.set_missing(path)
-        return self.resolve(record.run_id) if record.run_id else []
+        return []
 
     def returned(self, record: FileRecord) -> list[Action]:
         """Record that a vanished path is back as it was."""

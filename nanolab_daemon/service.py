@@ -13,7 +13,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
@@ -325,7 +324,7 @@ class Daemon:
                 return self._describe_file(os.fsencode(str(question.get("path", ""))))
             case "rescan":
                 self._rescan_at = 0.0
-                return {"ok": True}
+                return {"ok": True, "pass": self._pass + 1}
             case "retry":
                 return self._retry(question)
             case "backfill":
@@ -361,6 +360,7 @@ class Daemon:
             "pass": self._pass,
             "scanning": self._backlog is not None,
             "following": len(self._follower),
+            "idle": self._backlog is None and self._engine.idle and not self._follower.unsettled,
             "measuring": {
                 shown_path(path): [look.rows, look.expected_rows] for path, look in self._follower.measuring().items()
             },
@@ -368,7 +368,7 @@ class Daemon:
                 "stage": [engine.staging.waiting, engine.staging.busy],
                 "segment": [engine.cutting.waiting, engine.cutting.busy],
             },
-            "tally": {key: value for key, value in asdict(tally).items() if isinstance(value, int | dict)},
+            "tally": tally.as_dict(),
             "lost_events": self._lost_events,
             "pools": [lane.pool.describe(time.monotonic()) for lane in (engine.staging, engine.cutting)],
         }

@@ -57,6 +57,7 @@ class Track:
     closed_at: float | None = None
     glance: Glance | None = None
     republished: int = 0  # how often the file has grown after its run was published
+    rowless: bool = False  # a worker has found that there is a sound header and no row
 
     def seen(self, fingerprint: Fingerprint, now: float, *, quiet_since: float | None = None) -> Track:
         """Take note of a stat(2). `quiet_since`: when the bytes last changed, where that is known to be earlier."""
@@ -87,7 +88,7 @@ def decide(track: Track, now: float, patience: Patience) -> Verdict:
     glance = track.glance
     if glance is not None and glance.proven:
         return Verdict(Rule.PROVEN, now)
-    waits = glance is not None and glance.state is not None and not glance.rows
+    waits = track.rowless
     doubled = 2.0 ** min(track.republished, MOST_DOUBLINGS)
     due = math.inf
     if track.closed_at is not None:

@@ -51,3 +51,12 @@ class Tally:
     missing_ignored: int = 0
     stage: Timeline = field(default_factory=Timeline)
     segment: Timeline = field(default_factory=Timeline)
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the counts as plain data for JSON; the timelines are left out."""
+        counts = {name: getattr(self, name) for name in self.__slots__}
+        return {
+            name: dict(value) if isinstance(value, dict) else value
+            for name, value in counts.items()
+            if isinstance(value, int | dict)
+        }

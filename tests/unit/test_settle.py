@@ -36,7 +36,7 @@ def test_closed_is_done_when_it_stays_so() -> None:
 @pytest.mark.parametrize("glance", [QUEUED, STARTED])
 def test_rowless_files_wait_without_limit(glance: Glance) -> None:
     """A header without rows is never done, however often it is closed and however long it stays as it is."""
-    track = Track(MARK, changed_at=0.0).closed(1.0).looked(glance)
+    track = Track(MARK, changed_at=0.0, rowless=True).closed(1.0).looked(glance)
     for now in (2.0, 3600.0, 7 * 86400.0):
         assert decide(track, now, PATIENCE).ready is None
 
@@ -46,6 +46,7 @@ def test_a_change_voids_a_close() -> None:
     track = Track(MARK, changed_at=100.0).closed(100.0).looked(MEASURING).seen(GROWN, 100.2)
     assert track.closed_at is None
     assert track.glance is None
+    assert not Track(MARK, 0.0, rowless=True).seen(GROWN, 1.0).rowless
     assert decide(track, 105.0, PATIENCE).ready is None
 
 
@@ -82,12 +83,13 @@ def test_what_cannot_be_understood_settles_too() -> None:
     glance=st.none() | st.sampled_from([QUEUED, STARTED, MEASURING, Glance(None)]),
     republished=st.integers(0, 50),
     later=st.floats(0, 1e6),
+    rowless=st.booleans(),
 )
 def test_every_file_is_looked_at_again(
-    changed: float, closed: float | None, glance: Glance | None, republished: int, later: float
+    changed: float, closed: float | None, glance: Glance | None, republished: int, later: float, rowless: bool
 ) -> None:
     """Whatever was observed, a file is done now or looked at again soon, later than now and within a rescan."""
-    track = Track(MARK, changed, closed, glance, republished)
+    track = Track(MARK, changed, closed, glance, republished, rowless)
     now = max(changed, closed or 0.0) + later
     verdict = decide(track, now, PATIENCE)
     if verdict.ready is None:
