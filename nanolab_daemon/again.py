@@ -15,7 +15,7 @@ from nanolab_daemon.tasks import StageJob
 
 @dataclass(frozen=True, slots=True)
 class LeftAlone:
-    """A file that was named and is not tried again; `wrong`: whoever named it will be surprised."""
+    """A file that was named and is not tried again."""
 
     file: str
     reason: str
@@ -109,10 +109,8 @@ def _look_at(name: str, config: Config, catalog: Catalog | None) -> tuple[bytes,
     if record is None:
         return shown, "The ledger has not seen it yet; `nanolab-daemon backfill` takes it."
     match record.state:
-        case FileState.REJECTED | FileState.WAITING:
-            return shown, ""
+        case FileState.REJECTED | FileState.WAITING | FileState.STAGED | FileState.SEGMENTED:
+            return shown, ""  # a published one, too: so its outputs are mended
         case FileState.DUPLICATE | FileState.SUPERSEDED:
             return shown, f"It was not refused. {record.reason}"
-        case FileState.STAGED | FileState.SEGMENTED:
-            return shown, "It was not refused: its run is published. `backfill --force` does it again all the same."
     return shown, "It was not refused: it has no rows yet, and is taken when they come."

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nanolab_daemon.why import Run, Why
 
 MOST_NOTES = 10
+SHOWN_CHARACTERS = 60
+_ORIGINS = {"meta": "its start time", "path": "its path", "mtime": "the time of its last change"}
 PLAN_TOTALS = (
     *("found", "known", "staged", "rejected", "queued", "started", "waiting", "duplicate", "superseded"),
     *("unchanged", "unselected", "changing", "gone", "runs", "runs_cut", "segments"),
@@ -79,6 +81,8 @@ def plan(made: Plan, *, as_json: bool) -> None:
 
 def offending(line: int | None, text: str | None) -> str:
     """Write where a file's trouble is, for the end of a line."""
+    if text is not None and len(text) > SHOWN_CHARACTERS:
+        text = text[:SHOWN_CHARACTERS] + "…"
     if line is None:
         return f" [{text}]" if text else ""
     return f" [line {line}: {text}]" if text else f" [line {line}]"
@@ -194,19 +198,23 @@ def why(found: Why, *, as_json: bool) -> None:
 
 
 def _rows(found: Why) -> str | None:
-    told = [] if found.rows is None else [f"{found.rows:,}"]
-    if found.expected_rows:
-        told.append(f"expected {' or '.join(f'{number:,}' for number in found.expected_rows)}")
+    there = "none read" if found.rows is None else f"{found.rows:,}"
+    hoped = " or ".join(f"{number:,}" for number in found.expected_rows)
     if found.expected_end_s is not None:
-        told.append(f"expected until {found.expected_end_s:g} s")
-    if found.rule:
-        told.append(found.rule)
-    return ", ".join(told) or None
+        hoped = (
+            f"{hoped}, until {found.expected_end_s:g} s"
+            if hoped
+            else f"as many as come until {found.expected_end_s:g} s"
+        )
+    return f"{there}; the header prescribes {hoped or 'no number'}"
 
 
 def _run(found: Why, run: Run) -> None:
-    complete = {True: "complete", False: "not complete", None: "whether it is complete can't be known"}[run.complete]
-    _fact("run", f"{run.run_id}, {run.proc} of {run.date} ({run.date_origin}), revision {run.revision}, {complete}")
+    complete = {True: "yes", False: "no", None: "can't be known"}[run.complete]
+    _fact(
+        "run", f"{run.run_id}, {run.proc} of {run.date} (from {_ORIGINS[run.date_origin]}), revision {run.revision}"
+    )
+    _fact("complete", f"{complete}{f': {run.rule}' if run.rule else ''}")
     if run.published_from != found.file:
         _fact("published", f"from {run.published_from}, with {run.rows:,} rows")
     if run.bad_rows_skipped:

@@ -75,6 +75,8 @@ def why_not(located: Located, config: Config) -> str:
             return "There is no such file."
         return f"It can't be looked at: {error.strerror}."
     if located.path is None:
+        if os.path.realpath(located.full) == os.path.realpath(raw):
+            return "It is the raw folder itself; name a file in it."
         return f"It lies outside the raw folder ({shown_path(raw)}), and only what is below that counts."
     if stat.S_ISDIR(kind):
         return "It is a folder; files count, in folders of any depth."

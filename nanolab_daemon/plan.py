@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from nanolab_daemon.backlog import Backlog, Passed, Rules
-from nanolab_daemon.catalog import FILE_NAME, HAS_RUN, Catalog, FileRecord, RunRecord
+from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
 from nanolab_daemon.config import Config
 from nanolab_daemon.engine import BACKLOG_FILES, BATCH_BYTES, BATCH_FILES, work_settings
+from nanolab_daemon.errors import RejectCause
+from nanolab_daemon.foresee import Foresight
 from nanolab_daemon.lane import Answer, Condemned, Lane
 from nanolab_daemon.layout import check_paths
-from nanolab_daemon.model import DateOrigin, FileState
+from nanolab_daemon.model import DateOrigin
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.registrar import best_of
+from nanolab_daemon.registrar import AGAIN
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
@@ -116,11 +118,9 @@ class _Planner:
         self._on_step = on_step
         self._tally = Tally()
         self._plan = Plan()
-        self._staged: dict[bytes, tuple[Staged, int | None]] = {}
-        self._moved: dict[bytes, FileRecord] = {}  # new name → what is known under the old one
-        self._judged: set[bytes] = set()  # paths whose bytes were read: the ledger's word no longer counts
-        self._gone: set[bytes] = set()
-        self._again: set[bytes] = set()
+        self._foresight = Foresight(catalog, force=rules.force)
+        self._segments: dict[bytes, int | None] = {}
+        self._again: set[bytes] = set()  # to be staged once more, for a reason of their own
         settings = work_settings(config, "dry-run")
         self._lane: Lane[StageJob | CutQuestion, Planned] = Lane(
             Pool(
@@ -173,6 +173,11 @@ class _Planner:
         return self._finish()
 
     def _offer(self, job: StageJob | CutQuestion) -> None:
+        if isinstance(job, StageJob) and self._catalog is not None:
+            record = self._catalog.file(job.path)
+            if record is not None and record.fingerprint == AGAIN:
+                self._foresight.forced.add(job.path)
+                job = replace(job, force=True, known_sha256=None)
         self._tally.to_stage += 1
         self._lane.offer(job, live=False)
 
@@ -210,15 +215,15 @@ class _Planner:
                 self._add(path, "known", "had vanished and is back as it was")
             case Passed.MOVED:
                 assert record is not None
-                self._moved[path] = record
+                self._foresight.move(record.path, path)
                 other = shown_path(record.path)
                 self._add(path, "known", f"was {other}: the ledger follows, nothing is done again", other=other)
-                run = self._run(record.run_id)
+                run = self._foresight.run(record.run_id)
                 if run is not None and run.facts.date_origin is not DateOrigin.META:
                     self._again.add(path)
 
     def _missed(self, path: bytes) -> None:
-        self._gone.add(path)
+        self._foresight.gone.add(path)
         self._add(path, "missing", "its raw file has gone; its run, if it had one, stays published")
 
     # -- what the workers say ---------------------------------------------------------------------------------------
@@ -231,10 +236,11 @@ class _Planner:
             self._plan.rows.append(Row(job.stage_path, "cut", why, job.run_id, segments=planned.segments))
             return
         outcome, path = planned.outcome, job.path
-        self._judged.add(path)
+        self._foresight.judged.add(path)
         match outcome:
             case Staged():
-                self._staged[path] = (outcome, planned.segments)
+                self._foresight.stage(path, outcome)
+                self._segments[path] = planned.segments
             case NoRows():
                 age_s = time.time() - outcome.fingerprint.mtime_ns / 1e9
                 if age_s > self._rules.abandoned_after_s:
@@ -246,23 +252,25 @@ class _Planner:
                 refusal = outcome.rejection
                 self._add(path, "reject", refusal.reason, cause=refusal.cause, line=refusal.line, text=refusal.text)
             case Unchanged():
-                self._judged.discard(path)
+                self._foresight.judged.discard(path)
                 self._count(path, "unchanged", "unchanged", "touched, but with the bytes that are known")
                 record = self._catalog.file(path) if self._catalog else None
-                run = self._run(record.run_id if record else None)
+                if record is not None and record.rejection and record.rejection.cause is RejectCause.ABANDONED:
+                    self._again.add(path)
+                run = self._foresight.run(record.run_id if record else None)
                 if run is not None and run.source == path and run.facts.date_origin is DateOrigin.MTIME:
                     self._again.add(path)
             case Unreadable():
-                self._judged.discard(path)
+                self._foresight.judged.discard(path)
                 self._count(path, "wait", "waiting", outcome.reason)
             case Unselected():
-                self._judged.discard(path)
+                self._foresight.judged.discard(path)
                 self._count(path, "skip", "unselected", f"{outcome.proc} of {outcome.date}, which was not asked for")
             case Changing():
-                self._judged.discard(path)
+                self._foresight.judged.discard(path)
                 self._count(path, "wait", "changing", outcome.reason)
             case Gone():
-                self._gone.add(path)
+                self._foresight.gone.add(path)
                 self._count(path, "gone", "gone", "it vanished before it was read")
 
     def _add(
@@ -287,109 +295,44 @@ class _Planner:
 
     # -- what follows from it ---------------------------------------------------------------------------------------
 
-    def _run(self, run_id: str | None) -> RunRecord | None:
-        return self._catalog.run(run_id) if self._catalog is not None and run_id is not None else None
-
     def _offer_again(self) -> None:
         """Offer the files that a pass would stage because another file no longer holds their run."""
-        if self._catalog is None:
-            return
-        left: set[str] = set()
-        for path in self._judged | self._gone:
-            before = self._catalog.file(path)
-            now = self._staged.get(path)
-            if before is not None and before.run_id and (now is None or now[0].facts.run_id != before.run_id):
-                left.add(before.run_id)
-        for run_id in left:
-            run = self._run(run_id)
-            best = best_of(self._holders(run_id), run.source if run else b"")
-            if run is not None and best is not None and best.sha256 != run.source_sha256:
-                self._again.add(best.path)
-        for path in self._again - self._judged - self._staged.keys():
-            self._offer(StageJob(path, force=True, dry=True))
+        for path in self._foresight.to_stage_again() | self._again:
+            if path not in self._foresight.judged:
+                self._foresight.forced.add(path)
+                self._offer(StageJob(path, force=True, dry=True))
 
     def _offer_pending(self) -> None:
         """Ask about the runs that an earlier pass staged and did not cut."""
         if self._catalog is None or not self._segment:
             return
-        staged_anew = {outcome.facts.run_id for outcome, _ in self._staged.values()}
         for run_id in self._catalog.pending_runs():
-            run = self._run(run_id)
-            if run is not None and run_id not in staged_anew:
+            run = self._foresight.run(run_id)
+            if run is not None and not self._foresight.stages(run_id):
                 self._offer(CutQuestion(run_id, run.stage_file.path))
 
-    def _holders(self, run_id: str) -> list[FileRecord]:
-        """Give the files that will hold a run after this pass, as the ledger would have them."""
-        holders = []
-        if self._catalog is not None:
-            new_names = {record.path: path for path, record in self._moved.items()}
-            for record in self._catalog.holding(run_id):
-                path = new_names.get(record.path, record.path)
-                if record.state in HAS_RUN and path not in self._judged and path not in self._gone:
-                    holders.append(replace(record, path=path))
-        holders += [
-            _record(path, outcome) for path, (outcome, _) in self._staged.items() if outcome.facts.run_id == run_id
-        ]
-        return sorted(holders, key=lambda record: record.path)
-
     def _resolve(self) -> None:
-        """Decide which of several files of one run would be published, by the registrar's rule."""
-        by_run: dict[str, list[bytes]] = {}
-        for path, (outcome, _) in self._staged.items():
-            by_run.setdefault(outcome.facts.run_id, []).append(path)
-        for run_id, paths in by_run.items():
-            run = self._run(run_id)
-            known = [] if self._catalog is None else self._catalog.holding(run_id)
-            if len(paths) == 1 and not known:
-                self._publish(paths[0], run)
+        """Say for each file with a run what would become of it."""
+        totals = self._plan.totals
+        for fate in self._foresight.resolve():
+            facts, file = fate.outcome.facts, shown_path(fate.path)
+            if fate.best is not None:
+                same = fate.outcome.sha256 == fate.best.sha256
+                other = shown_path(fate.best.path)
+                verdict = "duplicate" if same else "superseded"
+                why = f"the same bytes as {other}" if same else f"{other} holds the same run, {fate.best.rows} rows"
+                totals[verdict] += 1
+                self._plan.rows.append(Row(file, verdict, why, facts.run_id, facts.rows, other=other))
                 continue
-            best = best_of(self._holders(run_id), run.source if run else b"")
-            assert best is not None
-            for path in paths:
-                self._place(path, best, run)
-
-    def _place(self, path: bytes, best: FileRecord, run: RunRecord | None) -> None:
-        outcome, _ = self._staged[path]
-        other = shown_path(best.path)
-        if path == best.path:
-            self._publish(path, run)
-            return
-        if outcome.sha256 == best.sha256:
-            verdict, why = "duplicate", f"the same bytes as {other}"
-        else:
-            verdict, why = "superseded", f"{other} holds the same run with {best.rows} rows"
-        self._plan.totals[verdict] += 1
-        facts = outcome.facts
-        self._plan.rows.append(Row(shown_path(path), verdict, why, facts.run_id, facts.rows, other=other))
-
-    def _publish(self, path: bytes, run: RunRecord | None) -> None:
-        outcome, segments = self._staged[path]
-        facts, totals = outcome.facts, self._plan.totals
-        totals["staged"] += 1
-        record = self._catalog.file(path) if self._catalog is not None else None
-        if run is None:
-            reason = "new" if record is None else "its bytes are others than those that were judged"
-        elif path in self._again:
-            reason = "its run was published from another file, or under another date"
-        elif run.source_sha256 == outcome.sha256:
-            reason = "known, done again by force" if self._rules.force else "its run is published already"
-        else:
-            reason = f"other bytes than published: revision {run.revision + 1}"
-        anew = (
-            run is None
-            or self._rules.force
-            or path in self._again
-            or run.source_sha256 != outcome.sha256
-            or run.folder != outcome.target
-        )
-        if anew:
-            totals["runs"] += 1
-            if facts.swept and self._segment:
-                totals["runs_cut"] += 1
-                totals["segments"] += segments or 0
-        why = f"{reason}; {facts.proc} of {facts.date}, {facts.rows} rows{_complete_words(outcome)}"
-        shown = segments if self._segment else None
-        self._plan.rows.append(Row(shown_path(path), "stage", why, facts.run_id, facts.rows, shown))
+            totals["staged"] += 1
+            segments = self._segments.get(fate.path) if self._segment else None
+            if fate.published_anew:
+                totals["runs"] += 1
+                if facts.swept and self._segment:
+                    totals["runs_cut"] += 1
+                    totals["segments"] += segments or 0
+            why = f"{fate.why}; {facts.proc} of {facts.date}, {facts.rows} rows{_complete_words(fate.outcome)}"
+            self._plan.rows.append(Row(file, "stage", why, facts.run_id, facts.rows, segments))
 
     def _finish(self) -> Plan:
         totals, tally = self._plan.totals, self._tally
@@ -397,28 +340,6 @@ class _Planner:
             totals[name] = getattr(tally, name)
         self._plan.rows.sort(key=lambda row: row.file)
         return self._plan
-
-
-def _record(path: bytes, outcome: Staged) -> FileRecord:
-    """Write down a file as the registrar would, in as far as its rule looks at it."""
-    return FileRecord(
-        path=path,
-        present=True,
-        fingerprint=outcome.fingerprint,
-        sha256=outcome.sha256,
-        state=FileState.STAGED,
-        reason="",
-        proc=outcome.facts.proc,
-        run_id=outcome.facts.run_id,
-        rows=outcome.facts.rows,
-        rejection=None,
-        attempts=0,
-        republished=0,
-        skip_bad_rows=outcome.skipped,
-        version="",
-        seen_at=0.0,
-        judged_at=0.0,
-    )
 
 
 def _complete_words(outcome: Staged) -> str:

@@ -19,9 +19,8 @@ from nanolab_daemon.lane import Answer, Condemned, Lane
 from nanolab_daemon.model import OutputFile
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.publish import TEMP_FOLDER
+from nanolab_daemon.publish import MANIFEST, TEMP_FOLDER
 
-MANIFEST = "_manifest/manifest.parquet"
 LOOKS_BESIDE_AN_ENGINE = 3
 LOOK_AGAIN_AFTER_S = 1.0
 BATCH_FILES = 64
@@ -102,7 +101,6 @@ def verify(config: Config, on_step: Callable[[int, int], None] = lambda *_: None
     return Verified(found.runs, found.files, found.rows, found.problems, found.notes, time.monotonic() - began)
 
 
-_FORCE = "Run `nanolab-daemon backfill --force`, which publishes it again from its raw file."
 _FOREIGN = "Move it elsewhere, or delete it: nothing in these folders is kept by hand."
 
 
@@ -120,6 +118,8 @@ class _Look:
         self._runs: dict[str, ManifestRow] = {}
         self._rows = 0
         self._owner = ""
+        self._known: set[str] = set()  # segments of an earlier revision, soon to be replaced
+        self._remedies: dict[str, str] = {}  # of a published file: what mends it
 
     def run(self) -> Verified:
         catalog = Catalog.open_to_read(self._config.paths.state / FILE_NAME)
@@ -145,10 +145,13 @@ class _Look:
         self._rows += facts.rows
         status = "segmented" if done else "staged"
         self._runs[run.run_id] = (facts.rows, run.revision, status, len(run.segment_files) if done else None)
-        self._question(self._stage, run.stage_file)
+        remedy = f"Run `nanolab-daemon retry '{shown_path(run.source)}'`, which makes it again from the raw file."
+        if run.source_missing:
+            remedy = "Its raw file has gone: put that back, or take this one from a backup."
+        self._question(self._stage, run.stage_file, remedy)
         if run.stage_file.rows != facts.rows:
             detail = f"the ledger says {facts.rows} rows, and {run.stage_file.rows} of its file"
-            self._problem("ledger", run.stage_file.path, detail, _FORCE)
+            self._problem("ledger", run.stage_file.path, detail, remedy)
         if run.segmentation == "failed":
             self._notes.append(f"The second stage of {shown_path(run.source)} failed: its run has no segments.")
         if run.segmentation == "pending":
@@ -157,10 +160,10 @@ class _Look:
         inside = 0
         for file in run.segment_files:
             inside += file.rows
-            self._question(self._output, file)
+            self._question(self._output, file, remedy)
         if done and inside + (run.rows_outside or 0) != facts.rows:
             detail = f"its segments hold {inside} rows and {run.rows_outside} are outside, of {facts.rows}"
-            self._problem("segments", run.segments_folder, detail, _FORCE)
+            self._problem("segments", run.segments_folder, detail, remedy)
 
     def _pending(self, run: RunRecord) -> None:
         remedy = "Run `nanolab-daemon preprocess`."
@@ -168,13 +171,14 @@ class _Look:
             detail = "its segments are of an earlier revision: the run was published again and not cut since"
             self._problem("stale", os.path.join(self._output, run.segments_folder), detail, remedy)
         for file in run.segment_files:
-            self._expected[os.path.join(self._output, file.path)] = _question(self._output, file)
+            self._known.add(os.path.join(self._output, file.path))
         if not run.segment_files:
             self._notes.append(f"{run.run_id} ({shown_path(run.source)}) has no segments yet. {remedy}")
 
-    def _question(self, root: str, file: OutputFile) -> None:
+    def _question(self, root: str, file: OutputFile, remedy: str) -> None:
         question = _question(root, file)
         self._expected[question.path] = question
+        self._remedies[question.path] = remedy
 
     # -- what the disk says -----------------------------------------------------------------------------------------
 
@@ -190,7 +194,7 @@ class _Look:
             self._look_at_temporary(Path(root) / TEMP_FOLDER)
 
     def _look_at(self, path: str) -> None:
-        if path in self._expected:
+        if path in self._expected or path in self._known:
             return
         parts = path.split("/")
         run_id = next((part[7:] for part in parts if part.startswith("run_id=")), None)
@@ -268,7 +272,7 @@ class _Look:
         if isinstance(answer, ManifestAnswer):
             self._compare_manifest(job.path, answer)
         elif answer.trouble:
-            self._problem("damaged", job.path, answer.trouble, _FORCE)
+            self._problem("damaged", job.path, answer.trouble, self._remedies[job.path])
 
     def _compare_manifest(self, path: str, answer: ManifestAnswer) -> None:
         if answer.trouble and not self._runs:
@@ -289,7 +293,9 @@ class _Look:
         if self._beside_engine:
             self._notes.append("The manifest is behind the ledger; the engine at work writes it anew.")
         else:
-            self._problem("manifest", path, detail, "Run `nanolab-daemon backfill`, which writes it anew.")
+            self._problem(
+                "manifest", path, detail, "Delete it and run `nanolab-daemon backfill`, which writes it anew."
+            )
 
     def _problem(self, kind: str, path: str, detail: str, remedy: str) -> None:
         self._problems.append(Problem(kind, path, detail, remedy))
