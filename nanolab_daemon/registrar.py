@@ -243,7 +243,7 @@ class Registrar:
         if record is None or not record.present:
             return []
         self.catalog.set_missing(path)
-        return []
+        return self.resolve(record.run_id) if record.run_id else []
 
     def returned(self, record: FileRecord) -> list[Action]:
         """Record that a vanished path is back as it was."""
