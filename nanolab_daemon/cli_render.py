@@ -198,6 +198,8 @@ def why(found: Why, *, as_json: bool) -> None:
 
 
 def _rows(found: Why) -> str | None:
+    if found.rows is None and found.header is None:
+        return None
     there = "none read" if found.rows is None else f"{found.rows:,}"
     hoped = " or ".join(f"{number:,}" for number in found.expected_rows)
     if found.expected_end_s is not None:

@@ -21,6 +21,7 @@ from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.publish import MANIFEST, TEMP_FOLDER
 
+PART = "part-000.parquet"
 LOOKS_BESIDE_AN_ENGINE = 3
 LOOK_AGAIN_AFTER_S = 1.0
 BATCH_FILES = 64
@@ -194,8 +195,8 @@ class _Look:
             self._look_at_temporary(Path(root) / TEMP_FOLDER)
 
     def _look_at(self, path: str) -> None:
-        if path in self._expected or path in self._known:
-            return
+        if path in self._expected or path in self._known or f"{path}/{PART}" in self._expected:
+            return  # the last: a folder that has lost its file, which is told of the file
         parts = path.split("/")
         run_id = next((part[7:] for part in parts if part.startswith("run_id=")), None)
         if run_id in self._runs or (run_id and parts[-1].startswith("part-")):

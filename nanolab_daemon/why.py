@@ -158,8 +158,9 @@ def _unknown(located: Located, config: Config, not_counted: str) -> Why:
 def _known(located: Located, record: FileRecord, run: RunRecord | None, config: Config, not_counted: str) -> Why:
     zone = ZoneInfo(config.lab.timezone)
     try:
-        changed = rawfile.fingerprint(os.lstat(located.full)) != record.fingerprint
         exists = True
+        now = rawfile.fingerprint(os.lstat(located.full))
+        changed = record.fingerprint.size_bytes >= 0 and now != record.fingerprint  # else: to be looked at anyhow
     except OSError:
         exists, changed = False, False
     header, trouble = _header(located.full, config) if exists else (None, "the file has gone")
