@@ -58,9 +58,11 @@ def run(given: Given) -> int:
     Runs until SIGTERM or SIGINT; SIGHUP reads the settings again. Under systemd, it tells when it is
     ready and that it makes progress.
     """
-    from nanolab_daemon import service
+    from nanolab_daemon import cli_batch, service
 
-    return service.run(given.load(), reload=given.load)
+    config = given.load()
+    cli_batch.configure_log(config)
+    return service.run(config, reload=given.load)
 
 
 def selection_options(command: Command) -> Command:

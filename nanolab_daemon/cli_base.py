@@ -60,6 +60,12 @@ class Given:
         """Read the settings from their four sources and check them, the procedures too."""
         from nanolab_daemon import config
 
+        try:
+            Path.cwd()
+        except OSError as error:
+            raise UsageError(
+                f"The current folder is not there any more: {error.strerror}.", advice="Go to another one: cd ~"
+            ) from error
         loaded = config.load(self.file, environ=os.environ, overrides=self.overrides)
         registry(loaded)
         return loaded

@@ -56,7 +56,11 @@ def work(
 
         ended: Ended
         if handed_over:
-            ended, following = cli_handover.backfill(config, chosen, force=force, show=show)
+            try:
+                ended, following = cli_handover.backfill(config, chosen, force=force, show=show)
+            except KeyboardInterrupt:
+                complain("Interrupted. The daemon goes on with the work.")
+                return EXIT_INTERRUPTED
         else:
             ended = batch.run(config, command, stage=stage, segment=segment, rules=rules, on_step=on_step)
     catalog = Catalog.open_to_read(config.paths.state / FILE_NAME)
