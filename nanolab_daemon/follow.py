@@ -97,7 +97,7 @@ class Follower:
 
     @property
     def unsettled(self) -> int:
-        """How many files are being written, or are with the engine: all but those that wait for rows, and the done."""
+        """How many files are being written or are with the engine: all but the done and those that wait for rows."""
         return sum(not entry.done and not _waits(entry) for entry in self._entries.values())
 
     # -- what is heard ----------------------------------------------------------------------------------------------
@@ -140,11 +140,12 @@ class Follower:
         """Take note of what a worker said."""
         entry = self._entries.get(job.path)
         if entry is None:
-            if isinstance(outcome, Changing):
-                mark = self._stat(job.path)
-                if mark is not None:
-                    entry = self._entries[job.path] = _Entry(Track(mark, now), now)
-                    self._schedule(job.path, entry, now + self._patience.poll_s)
+            mark = self._stat(job.path)
+            if mark is None:
+                self._gone(job.path)  # between the reading and the answer, when the ledger did not know it yet
+            elif isinstance(outcome, Changing):
+                entry = self._entries[job.path] = _Entry(Track(mark, now), now)
+                self._schedule(job.path, entry, now + self._patience.poll_s)
             return
         entry.offered = False
         match outcome:

@@ -103,7 +103,7 @@ class Folder(RuleBasedStateMachine):
 
     @rule(old=NAMES, new=NAMES)
     def copy(self, old: str, new: str) -> None:
-        if self.path(old).exists() and old != new:
+        if self.path(old).exists() and not (self.path(new).exists() and self.path(old).samefile(self.path(new))):
             shutil.copyfile(self.path(old), self.path(new))
 
     @rule(old=NAMES, new=NAMES)

@@ -59,7 +59,7 @@ def test_a_torn_row_does_not_count(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 400), max_size=20), st.booleans())
 def test_piecewise_looks_see_what_one_look_sees(cuts: list[int], moved: bool) -> None:
-    """However a file grows between looks, and though its header is rewritten, the last look is that of a new probe."""
+    """However a file grows, and though its header is rewritten, the last look is that of a new probe."""
     import tempfile
 
     body = "".join(f"{value!r},1e-9\n" for value in ramp())

@@ -19,7 +19,7 @@ MEASURING = Glance(FileState.MEASURING, rows=10, expected_rows=44)
 
 
 def test_proven_is_done_at_once() -> None:
-    """A file whose rows are all that its header prescribes is done, closed or not, at the moment that this is seen."""
+    """A file whose rows are all that its header prescribes is done at once, closed or not."""
     track = Track(MARK, changed_at=100.0).looked(Glance(FileState.MEASURING, rows=44, expected_rows=44, proven=True))
     assert decide(track, 100.0, PATIENCE).ready is Rule.PROVEN
 
@@ -99,7 +99,7 @@ def test_every_file_is_looked_at_again(
 
 @given(st.floats(0, 1e5), st.sampled_from([QUEUED, STARTED, MEASURING]))
 def test_quiet_files_are_looked_at_less_often(age: float, glance: Glance) -> None:
-    """The pause between looks lies between poll_s and rescan_s, and grows with quiet; a started file's stays short."""
+    """The pause between looks lies between poll_s and rescan_s; that of a started file stays short."""
     pause = pause_s(Track(MARK, 0.0).looked(glance), age, PATIENCE)
     assert PATIENCE.poll_s <= pause <= PATIENCE.rescan_s
     if glance is not QUEUED:
