@@ -187,7 +187,7 @@ class _Look:
         for path in _files_below(Path(self._stage), lambda name: name.startswith("proc=")):
             self._look_at(path)
         for path in _files_below(Path(self._stage), lambda name: name == "_manifest"):
-            if path != os.path.join(self._stage, MANIFEST):
+            if not os.path.join(self._stage, MANIFEST).startswith(path):  # the file, or its folder without it
                 self._problem("foreign", path, "is not the program's, in the manifest's folder", _FOREIGN)
         for path in _files_below(Path(self._output), lambda name: name.endswith("_segments")):
             self._look_at(path)
@@ -286,8 +286,8 @@ class _Look:
             if lacking or unknown or other:
                 first = [*lacking, *unknown, *other][0]
                 detail = (
-                    f"differs from the ledger: {len(lacking)} runs are lacking, {len(unknown)} unknown, "
-                    f"{len(other)} not up to date (the first: {first})"
+                    f"differs from the ledger in its runs: {len(lacking)} are lacking, {len(unknown)} unknown, "
+                    f"{len(other)} not up to date; the first is {first}"
                 )
         if not detail:
             return
