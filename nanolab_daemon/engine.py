@@ -336,7 +336,7 @@ class Engine:
                 self._log.warning("rejected", cause=refusal.cause, **{SOURCE_FILE: file, REASON: refusal.reason})
                 return registrar.refused(job, outcome)
             case Unchanged():
-                return registrar.unchanged(job, outcome.fingerprint)
+                return registrar.unchanged(job, outcome)
             case Gone():
                 return registrar.vanished(job.path) if self.root_stands() else []
             case Unreadable():

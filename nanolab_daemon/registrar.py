@@ -14,7 +14,7 @@ from nanolab_daemon import __version__, publish
 from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord
 from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, Rejection, RunFacts
-from nanolab_daemon.tasks import NoRows, Refused, Segmented, SegmentJob, Staged, StageJob, Unreadable
+from nanolab_daemon.tasks import NoRows, Refused, Segmented, SegmentJob, Staged, StageJob, Unchanged, Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +174,15 @@ class Registrar:
         # No worker has judged it yet: should the program end now, the next scan must find the file unknown.
         self.catalog.put_file(self._record(StageJob(path), UNKNOWN, None, state, before, reason=words, proc=proc))
 
-    def unchanged(self, job: StageJob, fingerprint: Fingerprint) -> list[Action]:
+    def unchanged(self, job: StageJob, outcome: Unchanged) -> list[Action]:
         """Record that known bytes were found again under another fingerprint."""
-        self.catalog.set_fingerprint(job.path, fingerprint)
         record = self.catalog.file(job.path)
-        if record is not None and record.rejection and record.rejection.cause is RejectCause.ABANDONED:
+        if record is None or record.sha256 != outcome.sha256:
+            return [StageAgain(job.path)]  # known when the file was offered, and replaced in the ledger since
+        self.catalog.set_fingerprint(job.path, outcome.fingerprint)
+        if record.rejection and record.rejection.cause is RejectCause.ABANDONED:
             return [StageAgain(job.path)]  # somebody touched it: it may wait for its measurement after all
-        if record is None or record.run_id is None:
+        if record.run_id is None:
             return []
         run = self.catalog.run(record.run_id)
         if run is not None and run.source == job.path and run.facts.date_origin is DateOrigin.MTIME:

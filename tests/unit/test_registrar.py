@@ -11,17 +11,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 import outputs
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from inprocess import Folders
 from instrument import it, iv, ivg
+
 from nanolab_daemon.backlog import Backlog, Rules
-from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, RunRecord
-from nanolab_daemon.model import FileState
+from nanolab_daemon.catalog import FILE_NAME, Catalog, RunRecord
 from nanolab_daemon.registrar import AGAIN, Action, CutRun, Registrar, StageAgain
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
@@ -55,6 +53,15 @@ CONTENTS = {
     "undated, more": replace(iv(2).first(30), start_time=None).data(),
     "no file of ours": b"a,b\n1,2\n",
 }
+THEMES = [
+    ["whole", "part", "other bytes"],
+    ["undated", "undated, more"],
+    ["whole", "bad row", "queued"],
+    ["undated", "whole", "no file of ours"],
+    ["few", "whole", "series", "gate"],
+    sorted(CONTENTS),
+]
+"""What one lab meets: few files, so that they are often of one run."""
 PATHS = ["a.csv", "b.csv", "2025-01-02/a.csv", "2025-01-02/c.csv", "2025-01-03/b.csv"]
 
 
@@ -132,7 +139,7 @@ class Ledgered:
             case Refused():
                 self.act(self.registrar.refused(job, outcome))
             case Unchanged():
-                self.act(self.registrar.unchanged(job, outcome.fingerprint))
+                self.act(self.registrar.unchanged(job, outcome))
             case Gone():
                 self.act(self.registrar.vanished(job.path))
             case _:
@@ -223,9 +230,7 @@ def names_a_copy(states: dict[bytes, tuple[object, ...]]) -> dict[bytes, tuple[o
     groups: dict[object, list[bytes]] = {}
     for path, state in states.items():
         groups.setdefault(state[2], []).append(path)
-    return {
-        b"|".join(sorted(paths)): tuple(sorted((str(states[path]) for path in paths))) for paths in groups.values()
-    }
+    return {b"|".join(sorted(paths)): tuple(sorted(str(states[path]) for path in paths)) for paths in groups.values()}
 
 
 def assert_as_fresh(one: Ledgered, home: Path) -> None:
@@ -273,10 +278,26 @@ class World(RuleBasedStateMachine):
     def there(self) -> list[str]:
         return [name for name in PATHS if self.path(name).exists()]
 
-    @rule(name=st.sampled_from(PATHS), what=st.sampled_from(sorted(CONTENTS)))
-    def write(self, name: str, what: str) -> None:
-        self.path(name).write_bytes(CONTENTS[what])
-        self.tick(self.path(name))
+    @initialize(theme=st.sampled_from(THEMES), names=st.sampled_from([PATHS, PATHS[1:4], PATHS[:2]]))
+    def begin(self, theme: list[str], names: list[str]) -> None:
+        self.theme = theme
+        self.names = names
+
+    @rule(data=st.data())
+    def write(self, data: st.DataObject) -> None:
+        path = self.path(data.draw(st.sampled_from(self.names)))
+        path.write_bytes(CONTENTS[data.draw(st.sampled_from(self.theme))])
+        self.tick(path)
+
+    @rule(data=st.data())
+    def fill(self, data: st.DataObject) -> None:
+        """Write all paths, and let the scan and the workers find them."""
+        for name in self.names:
+            self.path(name).write_bytes(CONTENTS[data.draw(st.sampled_from(self.theme))])
+            self.tick(self.path(name))
+        self.one.scan()
+        for path in data.draw(st.permutations(sorted(self.one.waiting))):
+            self.one.work(path)
 
     @precondition(lambda self: self.there())
     @rule(data=st.data())
@@ -284,18 +305,19 @@ class World(RuleBasedStateMachine):
         self.path(data.draw(st.sampled_from(self.there()))).unlink()
 
     @precondition(lambda self: self.there())
-    @rule(data=st.data(), to=st.sampled_from(PATHS))
-    def move(self, data: st.DataObject, to: str) -> None:
-        self.path(data.draw(st.sampled_from(self.there()))).replace(self.path(to))
+    @rule(data=st.data())
+    def move(self, data: st.DataObject) -> None:
+        origin = self.path(data.draw(st.sampled_from(self.there())))
+        origin.replace(self.path(data.draw(st.sampled_from(self.names))))
 
     @precondition(lambda self: self.there())
-    @rule(data=st.data(), to=st.sampled_from(PATHS), keep=st.booleans())
-    def copy(self, data: st.DataObject, to: str, keep: bool) -> None:
-        origin = self.path(data.draw(st.sampled_from(self.there())))
-        if origin != self.path(to):
-            shutil.copy2(origin, self.path(to))
+    @rule(data=st.data(), keep=st.booleans())
+    def copy(self, data: st.DataObject, keep: bool) -> None:
+        origin, to = (self.path(data.draw(st.sampled_from(names))) for names in (self.there(), self.names))
+        if origin != to:
+            shutil.copy2(origin, to)
             if not keep:
-                self.tick(self.path(to))
+                self.tick(to)
 
     @precondition(lambda self: self.there())
     @rule(data=st.data())
@@ -368,8 +390,15 @@ class CrashingWorld(World):
     crashes = True
 
 
-_SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+_SETTINGS = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "print_blob": True,
+    "phases": [Phase.explicit, Phase.generate, *([Phase.shrink] if "SHRINK" in os.environ else [])],
+}
 TestWorld = World.TestCase
 TestWorld.settings = settings(max_examples=int(os.environ.get("EX", "15")), stateful_step_count=25, **_SETTINGS)  # type: ignore[arg-type]
 TestCrashingWorld = CrashingWorld.TestCase
-TestCrashingWorld.settings = settings(max_examples=int(os.environ.get("EX", "15")), stateful_step_count=25, **_SETTINGS)  # type: ignore[arg-type]
+TestCrashingWorld.settings = settings(
+    max_examples=int(os.environ.get("EX", "15")), stateful_step_count=25, **_SETTINGS
+)  # type: ignore[arg-type]
