@@ -112,7 +112,10 @@ class Catalog:
 
     @classmethod
     def open_to_read(cls, path: Path) -> Self | None:
-        """Open the ledger beside its writer, and leave no trace in its folder; None where there is none yet."""
+        """Open the ledger beside its writer, and leave no trace in its folder; None where there is none yet.
+
+        One that its writer is only just making is none yet.
+        """
         if not path.exists():
             return None
         # A writer keeps its journal beside the ledger. Without one nobody writes, and SQLite is told so: else it
@@ -121,9 +124,17 @@ class Catalog:
         try:
             uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
-            return cls(db)
         except sqlite3.DatabaseError as error:
             raise EngineError(f"The ledger {path} can't be read: {error}.") from error
+        try:
+            made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
+            if made and db.execute("SELECT count(*) FROM meta WHERE key = 'ledger_id'").fetchone()[0]:
+                return cls(db)
+        except sqlite3.DatabaseError as error:
+            db.close()
+            raise EngineError(f"The ledger {path} can't be read: {error}.") from error
+        db.close()
+        return None
 
     def close(self) -> None:
         """Commit what is open and close."""

@@ -48,6 +48,17 @@ class Group(click.Group):
             ctx.fail(f"{escaped(name[:60])!r} is no command of {PROGRAM}{hint}.")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. A reader that has left is told apart before Click makes a failure of it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderLeftError from error
+
+
+class ReaderLeftError(Exception):
+    """Whoever read the output has closed it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -170,8 +181,8 @@ def entry(group: click.Group, argv: list[str] | None = None) -> int:
     except NanolabError as error:
         complain(error.message, error.advice)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read us has left. Python flushes once more at its exit, which must not fail again.
+    except (ReaderLeftError, BrokenPipeError):
+        # Python flushes once more at its exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return code if isinstance(code, int) else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def lab(tmp_path: Path) -> Lab:
     lab = Lab(tmp_path)
     messy.fill(lab.raw)
-    yield lab
+    return lab
 
 
 def planned(lab: Lab, rules: Rules | None = None, *, segment: bool = True) -> plan.Plan:

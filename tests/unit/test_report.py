@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +21,7 @@ from nanolab_daemon.why import Why, why
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """Give a lab after a backfill over a messy folder."""
     monkeypatch.setattr(verify, "Pool", InlinePool)
     monkeypatch.setattr(verify, "LOOK_AGAIN_AFTER_S", 0.0)
@@ -30,7 +29,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     lab = Lab(tmp_path / "lab")
     messy.fill(lab.raw)
     lab.backfill()
-    yield lab
+    return lab
 
 
 def now() -> datetime:
@@ -45,7 +44,7 @@ class TestStatus:
 
     def test_counts_states_runs_rows_and_segments(self, lab: Lab) -> None:
         found = report.status(lab.config, now())
-        states = list(messy.VERDICTS.values()) + ["segmented"]
+        states = [*messy.VERDICTS.values(), "segmented"]
         assert found.files == {state: states.count(state) for state in sorted(set(states))}
         assert found.total.runs == 4
         assert found.total == found.today
