@@ -237,7 +237,7 @@ class Demo:
         self._say(f"{at:5.1f} s  {who:10}  {Path(file).name:22}  {words}", fg=fg, dim=dim)
 
     def _say(self, text: str, *, fg: str | None = None, dim: bool = False, bold: bool = False) -> None:
-        styled = click.style(text, fg=fg, dim=dim, bold=bold) if self._colours else text
+        styled = click.style(text, fg=fg, dim=dim or None, bold=bold or None) if self._colours else text
         click.echo(styled)
 
     def _log_tail(self) -> str:

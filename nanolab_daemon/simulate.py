@@ -84,7 +84,7 @@ class Course:
     """How a measurement goes."""
 
     starts_at_s: float = 0.0  # after it was queued; infinite: never
-    burn_in_s: float = 0.3  # between the metadata and the first row
+    burn_in_s: float = 0.6  # between the metadata and the first row
     lasts_s: float = 4.0  # from the first row to the last of a whole measurement
     stops_after: int | None = None  # aborted after so many rows
     damage: Mapping[int, str] = field(default_factory=dict)  # lines that stand in the place of rows

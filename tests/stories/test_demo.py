@@ -30,7 +30,7 @@ def start(temp: Path, arguments: str = "{}", **environment: str) -> subprocess.P
 
 def test_the_demo_shows_every_fate_of_a_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Settings meant for another daemon don't reach it."""
-    process = start(tmp_path, "{'speed': 2.0}", NANOLAB_PATHS_RAW="/nowhere", NANOLAB_LOG_LEVEL="error")
+    process = start(tmp_path, NANOLAB_PATHS_RAW="/nowhere", NANOLAB_LOG_LEVEL="error")
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, out + err
     assert err == ""
