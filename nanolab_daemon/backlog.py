@@ -39,6 +39,7 @@ class Rules:
     selection: Selection = field(default_factory=Selection)
     abandoned_after_s: float = 86400.0
     infer_missing: bool = True
+    steady: bool = False  # only what is still as the scan saw it; otherwise a file is taken as it stands
 
 
 class Passed(StrEnum):
@@ -204,6 +205,7 @@ class Backlog:
         return StageJob(
             path,
             size_bytes=fingerprint.size_bytes,
+            expected=fingerprint if self._rules.steady else None,
             known_sha256=record.sha256 if same and record is not None else None,
             force=self._rules.force,
             skip_bad_rows_of=record.sha256 if record is not None and record.skip_bad_rows else None,

@@ -215,7 +215,9 @@ class Follower:
         record = self.engine.catalog.file(path)
         known = record.sha256 if record and record.state is not FileState.WAITING else None
         allowed = record.sha256 if record and record.skip_bad_rows else None
-        self.engine.offer(StageJob(path, mark.size_bytes, known_sha256=known, skip_bad_rows_of=allowed, live=True))
+        self.engine.offer(
+            StageJob(path, mark.size_bytes, expected=mark, known_sha256=known, skip_bad_rows_of=allowed, live=True)
+        )
 
     def _is_known(self, path: bytes, entry: _Entry, mark: Fingerprint) -> bool:
         """Ask the ledger about these bytes; tell whether nothing is left to be done with the file."""

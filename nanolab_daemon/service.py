@@ -227,7 +227,7 @@ class Daemon:
             self._end_pass()
         if now < self._rescan_at and not self._asked:
             return
-        rules = Rules(abandoned_after_s=math.inf)
+        rules = Rules(abandoned_after_s=math.inf, steady=True)
         if self._asked:
             _, rules = self._asked.pop(0)
         self._rescan_at = now + self.config.watch.rescan_s
@@ -342,7 +342,7 @@ class Daemon:
         chosen = question.get("selection") or {}
         selection = Selection(frozenset(chosen.get("procedures", ())), chosen.get("since"), chosen.get("until"))
         number = self._pass + len(self._asked) + 1
-        self._asked.append((number, Rules(force=bool(question.get("force")), selection=selection)))
+        self._asked.append((number, Rules(force=bool(question.get("force")), selection=selection, steady=True)))
         self._wakeup.call()
         return {"ok": True, "pass": number}
 

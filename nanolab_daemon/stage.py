@@ -83,6 +83,8 @@ def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOu
         return _refused_unread(job, settings, error), None
     except OSError as error:
         return _unreadable(error), None
+    if job.expected is not None and contents.fingerprint != job.expected:
+        return Changing("it has changed since it seemed done"), None
     sha256 = hashlib.sha256(contents.data).hexdigest()
     if sha256 == job.known_sha256:
         return Unchanged(contents.fingerprint, sha256), None

@@ -49,6 +49,7 @@ class StageJob:
 
     path: bytes
     size_bytes: int = 0  # as last seen: how much work it may be
+    expected: Fingerprint | None = None  # if the file is another one by now, it is not judged: it may be half written
     known_sha256: str | None = None  # content that needs no work when met again; None: always work
     force: bool = False  # publish the run again though nothing has changed
     skip_bad_rows: bool = False  # stage the good rows of this file

@@ -55,9 +55,10 @@ class Reader:
     def _loop(self) -> None:
         while not self._stop.is_set():
             for root in self.roots:
-                for path in root.glob("**/run_id=*/**/*.parquet"):
-                    if ".nanolab-tmp" not in path.parts:
-                        self._read(path)
+                with contextlib.suppress(FileNotFoundError):  # a folder gone while it was listed
+                    for path in root.glob("**/run_id=*/**/*.parquet"):
+                        if ".nanolab-tmp" not in path.parts:
+                            self._read(path)
             self._stop.wait(0.002)
 
     def _read(self, path: Path) -> None:

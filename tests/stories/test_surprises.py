@@ -1,0 +1,220 @@
+"""Surprises in the raw folder: each ends as if nothing had been surprising."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import instrument
+import pytest
+from lab import QUICK, SCAN_ONLY, Lab, assert_converged, until
+
+from nanolab_daemon.config import Watch
+
+# A rescan so rare that within a test only hints, and the scans that they lead to, can find a file.
+HINTS_ONLY = replace(QUICK, rescan_s=600.0)
+
+
+def published(lab: Lab, *names: str) -> bool:
+    states = {os.fsdecode(path): state for path, (state, _) in lab.files().items()}
+    return all(states.get(name) in ("staged", "segmented") for name in names)
+
+
+def test_a_tree_made_and_filled_at_once(tmp_path: Path) -> None:
+    """Files in folders that were made an instant before are found by hints alone, each published once."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    names = [f"{number}/b/c/f.csv" for number in range(60)]
+    with lab.daemon():
+        for number, name in enumerate(names):
+            instrument.iv(number, start=1757018821.0 + number).write(lab.raw / name)
+        until(lambda: published(lab, *names), 30)
+        assert {run.revision for run in lab.runs().values()} == {1}
+
+
+@pytest.mark.parametrize("way", ["file", "folder", "link", "part", "rename"])
+def test_files_that_arrive_otherwise_than_by_writing(tmp_path: Path, way: str) -> None:
+    """What is moved in, linked in or renamed into place is found by hints alone."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    outside = tmp_path / "outside" / "deep"
+    one = instrument.iv(1).write(outside / "one.csv")
+    with lab.daemon():
+        lab.wait_quiet()
+        match way:
+            case "file":
+                one.rename(lab.raw / "one.csv")
+                expected = "one.csv"
+            case "folder":
+                outside.parent.rename(lab.raw / "in")
+                expected = "in/deep/one.csv"
+            case "link":
+                os.link(one, lab.raw / "one.csv")
+                expected = "one.csv"
+            case "part":
+                shutil.copyfile(one, lab.raw / "one.csv.part")
+                (lab.raw / "one.csv.part").rename(lab.raw / "one.csv")
+                expected = "one.csv"
+            case _:
+                shutil.copyfile(one, lab.raw / "one.txt")
+                (lab.raw / "one.txt").rename(lab.raw / "one.csv")
+                expected = "one.csv"
+        until(lambda: published(lab, expected), 20)
+    assert_converged(lab)
+
+
+def test_a_moved_folder_is_followed(tmp_path: Path) -> None:
+    """When a folder gets another name, the ledger follows: nothing is read or published again."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    made = instrument.lab(lab.raw / "old", 6)
+    with lab.daemon() as daemon:
+        lab.wait_quiet()
+        before = {run.run_id: (run.revision, run.staged_at) for run in lab.runs().values()}
+        offered = daemon._engine.tally.to_stage
+        (lab.raw / "old").rename(lab.raw / "new")
+        until(lambda: all(path.startswith(b"new/") for path in lab.files()), 20)
+        lab.wait_quiet()
+        assert daemon._engine.tally.to_stage == offered
+    assert made
+    assert {run.run_id: (run.revision, run.staged_at) for run in lab.runs().values()} == before
+    assert all(run.source.startswith(b"new/") for run in lab.runs().values())
+    assert_converged(lab)
+
+
+def test_links_lead_nowhere(tmp_path: Path) -> None:
+    """Symbolic links, loops of them, pipes and folders with a file's name are passed over and stop nothing."""
+    lab = Lab(tmp_path)
+    outside = instrument.iv(9).write(tmp_path / "outside.csv")
+    with lab.daemon():
+        (lab.raw / "link.csv").symlink_to(outside)
+        (lab.raw / "loop").symlink_to(lab.raw)
+        os.mkfifo(lab.raw / "pipe.csv")
+        (lab.raw / "folder.csv").mkdir()
+        instrument.iv(1).write(lab.raw / "folder.csv" / "one.csv")
+        lab.wait_quiet()
+        assert set(lab.files()) == {b"folder.csv/one.csv"}
+    assert_converged(lab)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """A name that is no UTF-8, or holds a line break, goes all the way through."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    names = [b"caf\xe9.csv", b"two\nlines.csv", b"bell\x07.csv"]
+    with lab.daemon():
+        for number, name in enumerate(names):
+            Path(os.fsdecode(os.path.join(os.fsencode(lab.raw), name))).write_bytes(
+                instrument.iv(number, start=1757018821.0 + number).data()
+            )
+        until(lambda: published(lab, *map(os.fsdecode, names)), 20)
+        lab.wait_quiet()
+    sources = {frame["source_file"][0] for path, frame in lab.snapshot().items() if path.startswith("stage/proc")}
+    assert sources == {"caf\\xe9.csv", "two\\nlines.csv", "bell\\x07.csv"}
+    assert_converged(lab)
+
+
+@pytest.mark.parametrize("watch", [HINTS_ONLY, SCAN_ONLY], ids=["events", "scan"])
+def test_the_raw_folder_comes_and_goes(tmp_path: Path, watch: Watch) -> None:
+    """A raw folder that is missing, made, or renamed away and back is waited for; nothing counts as deleted."""
+    lab = Lab(tmp_path, watch=watch)
+    lab.raw.rmdir()
+    with lab.daemon():
+        until(lambda: (lab.status() or {})["degraded"])
+        lab.raw.mkdir()
+        instrument.lab(lab.raw, 5)
+        until(lambda: len(lab.runs()) == 5, 20)
+        lab.wait_quiet()
+        before = lab.files()
+
+        lab.raw.rename(tmp_path / "away")
+        until(lambda: (lab.status() or {})["degraded"])
+        assert lab.files() == before
+        (tmp_path / "away").rename(lab.raw)
+        until(lambda: not (lab.status() or {})["degraded"])
+        lab.wait_quiet()
+        assert lab.files() == before
+
+        lab.raw.rename(tmp_path / "away")
+        lab.raw.mkdir()  # another folder under the same name, empty: a share that is not mounted looks like that
+        instrument.iv(90, start=1757800000.0).write(lab.raw / "new.csv")
+        until(lambda: published(lab, "new.csv"), 20)
+
+
+def test_the_raw_folder_is_a_link(tmp_path: Path) -> None:
+    """A raw folder reached through a symbolic link is watched like any other."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    lab.raw.rename(tmp_path / "real")
+    lab.raw.symlink_to(tmp_path / "real")
+    with lab.daemon():
+        lab.wait_quiet()
+        instrument.iv(1).write(lab.raw / "one.csv")
+        until(lambda: published(lab, "one.csv"), 20)
+
+
+def test_the_watch_dies(tmp_path: Path) -> None:
+    """When a thread of the watch is dead, the watch is started again, and a scan finds what it missed."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    with lab.daemon() as daemon:
+        lab.wait_quiet()
+        watch = daemon._watch
+        assert watch is not None
+        assert watch._observer is not None
+        for emitter in list(watch._observer.emitters):
+            emitter.stop()
+        instrument.iv(1).write(lab.raw / "missed.csv")
+        until(lambda: published(lab, "missed.csv"), 20)
+        instrument.iv(2, start=1757300000.0).write(lab.raw / "seen.csv")
+        until(lambda: published(lab, "seen.csv"), 20)
+
+
+def test_lost_events_lead_to_a_scan(tmp_path: Path) -> None:
+    """What the kernel's queue could not hold is found by the scan that its overflow leads to."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    with lab.daemon() as daemon:
+        lab.wait_quiet()
+        watch = daemon._watch
+        assert watch is not None
+        watch.hint, original = (lambda *_: None), watch.hint  # type: ignore[method-assign]
+        instrument.iv(1).write(lab.raw / "lost.csv")
+        time.sleep(1.0)  # longer than any event takes; there is nothing to wait for, since nothing may happen
+        watch.hint = original  # type: ignore[method-assign]
+        assert not published(lab, "lost.csv")
+        watch._lost()
+        until(lambda: published(lab, "lost.csv"), 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_stopped_while_a_burst_arrives(tmp_path: Path) -> None:
+    """A daemon that was stopped while more files came than the kernel queues events for misses none of them."""
+    lab = Lab(tmp_path, watch=replace(QUICK, rescan_s=600.0))
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    with lab.process() as daemon:
+        lab.wait_quiet()
+        os.kill(daemon.pid, signal.SIGSTOP)
+        count = limit // 3 + 1000  # three events a file at least
+        for number in range(count):
+            folder = lab.raw / str(number % 50)
+            folder.mkdir(exist_ok=True)
+            (folder / f"{number}.csv").write_bytes(b"no instrument file %d\n" % number)
+        instrument.iv(1).write(lab.raw / "last.csv")
+        os.kill(daemon.pid, signal.SIGCONT)
+        until(lambda: len(lab.files()) == count + 1, 300)
+        until(lambda: published(lab, "last.csv"), 60)
+
+
+def test_late_rows_publish_again(tmp_path: Path) -> None:
+    """Rows that come after publication publish the run again, whole, and no segment of the old one is left."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    one = instrument.iv(1)
+    with lab.daemon():
+        file = lab.raw / "one.csv"
+        file.write_bytes(one.data(20))
+        until(lambda: published(lab, "one.csv"), 20)
+        with file.open("ab") as growing:
+            growing.write(one.data()[len(one.data(20)) :])
+        until(lambda: [run.facts.rows for run in lab.runs().values()] == [len(one.rows)], 20)
+        lab.wait_quiet()
+        assert [run.revision for run in lab.runs().values()] == [2]
+    assert_converged(lab)
