@@ -100,10 +100,14 @@ class Catalog:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(path, isolation_level=None, timeout=30, cached_statements=64)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
-            db.execute("PRAGMA cache_size = -8000")
-            migrate(db)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+                db.execute("PRAGMA cache_size = -8000")
+                migrate(db)
+            except BaseException:
+                db.close()  # an open transaction would lock the next one out
+                raise
         except (sqlite3.DatabaseError, OSError) as error:
             raise EngineError(
                 f"The ledger {path} can't be opened: {error}.", advice="Check the folder's rights and free space."
