@@ -34,8 +34,9 @@ def work(
     from nanolab_daemon import batch, cli_handover, cli_summary
     from nanolab_daemon.backlog import Rules
     from nanolab_daemon.catalog import FILE_NAME, Catalog
-    from nanolab_daemon.cli_progress import progress
+    from nanolab_daemon.cli_progress import Count, progress
     from nanolab_daemon.layout import check_paths
+    from nanolab_daemon.scan import name_test
     from nanolab_daemon.tasks import Selection
 
     chosen = selection or Selection()
@@ -45,7 +46,10 @@ def work(
     following = 0
     began = time.time()
     stream = sys.stderr if as_json else sys.stdout  # standard output is for the JSON alone
-    with progress(stream, stage=stage, segment=segment or handed_over) as shown:
+    with (
+        Count(config.paths.raw, name_test(config.watch.include, config.watch.exclude), wanted=stage) as count,
+        progress(stream, stage=stage, segment=segment or handed_over, counted=lambda: count.files) as shown,
+    ):
         configure_log(config)  # now, as the bars have put themselves before standard error
 
         def show(tally: Tally, scanning: bool) -> None:
@@ -138,11 +142,15 @@ def dry_run(config: Config, selection: Selection, *, force: bool, segment: bool,
     """Say what a pass would do, and write nothing."""
     from nanolab_daemon import cli_render
     from nanolab_daemon.backlog import Rules
-    from nanolab_daemon.cli_progress import progress
+    from nanolab_daemon.cli_progress import Count, progress
     from nanolab_daemon.plan import plan
+    from nanolab_daemon.scan import name_test
 
     rules = Rules(force=force, selection=selection, abandoned_after_s=config.watch.abandoned_after_s)
-    with progress(sys.stderr, stage=True, segment=False) as shown:
+    with (
+        Count(config.paths.raw, name_test(config.watch.include, config.watch.exclude)) as count,
+        progress(sys.stderr, stage=True, segment=False, counted=lambda: count.files) as shown,
+    ):
         made = plan(
             config, rules, segment=segment, on_step=lambda tally, scanning: shown.show(tally, scanning=scanning)
         )

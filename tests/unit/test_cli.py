@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, toml
+from lab import Lab, toml, until
 
 from nanolab_daemon import __version__, batch, cli, cli_batch, cli_handover, cli_render, cli_summary, service
 from nanolab_daemon.batch import Ended
-from nanolab_daemon.cli_progress import Lines, progress
+from nanolab_daemon.cli_progress import Count, Lines, progress
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.plan import Plan, Row
+from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally, Timeline
 
 HEAVY = ("structlog", "rich", "watchdog", "polars", "pyarrow", "numpy", "sqlite3", "multiprocessing", "asyncio")
@@ -286,6 +287,19 @@ class TestProgress:
         assert "preprocess: 1 of 2 runs" in line
         assert "scan so far: 9 files, 2 known" in line
         assert line.isprintable()
+
+    def test_counts_files_ahead_of_the_scan(self, tmp_path: Path) -> None:
+        for name in ("a.csv", "b/c.csv", "b/d.txt", ".hidden/e.csv"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
+        with Count(tmp_path, name_test(("*.csv",), ())) as count:
+            until(lambda: count.files == 2)
+        stream = io.StringIO()
+        Lines(stream, lambda: 40, stage=True, segment=False, every_s=0).show(
+            Tally(found=9, known=2, to_stage=7, staged_done=3), scanning=True
+        )
+        assert "stage: 3 of 38 files" in stream.getvalue()
 
     def test_is_silent_for_a_while(self) -> None:
         stream = io.StringIO()
