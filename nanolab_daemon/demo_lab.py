@@ -30,7 +30,7 @@ output = "{OUTPUT}"
 state = "{STATE}"
 
 [watch]
-settle_s = 0.5
+settle_s = 1.0
 rescan_s = 5.0
 poll_s = 0.1
 

@@ -15,7 +15,13 @@ from nanolab_daemon import demo
 from nanolab_daemon.errors import UsageError
 from nanolab_daemon.lock import holder
 
-_MAIN = "import sys; from nanolab_daemon import demo; sys.exit(demo.main(**eval(sys.argv[1])))"
+# A shell that runs the tests in the background has them ignore SIGINT, and their children too.
+_MAIN = """
+import signal, sys
+from nanolab_daemon import demo
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(demo.main(**eval(sys.argv[1])))
+"""
 
 
 def start(temp: Path, arguments: str = "{}", **environment: str) -> subprocess.Popen[str]:
