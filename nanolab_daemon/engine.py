@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -147,6 +148,7 @@ class Engine:
     def start(self) -> None:
         """Make the output folders, clear away what an earlier life left half made, and start both pools."""
         paths, owner = self.config.paths, self.catalog.ledger_id
+        self.registrar.recover()
         for root in (paths.stage, paths.output):
             publish.make_temp_folder(root, owner)
         for lane in (self.staging, self.cutting):
@@ -181,6 +183,10 @@ class Engine:
         for lane in (self.staging, self.cutting):
             lane.pool.kill()
         self.selector.close()
+        try:
+            self.registrar.recover(whole=False)
+        except sqlite3.Error:
+            return  # the next start clears up
         for root in (self.config.paths.stage, self.config.paths.output):
             publish.remove_temp_folder(root, self.catalog.ledger_id)
 
@@ -281,6 +287,8 @@ class Engine:
             if now >= self._commit_due or (self.staging.empty and self.cutting.empty):
                 self.registrar.commit()
                 self._commit_due = None
+                if not self.staging.busy and not self.cutting.busy:
+                    self.registrar.forget_announced()
         else:
             self._commit_due = None
 

@@ -12,7 +12,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from nanolab_daemon.errors import EngineError
@@ -23,6 +23,7 @@ MANIFEST = "_manifest/manifest.parquet"
 TEMP_FOLDER = ".nanolab-tmp"
 """Below each output root, so that moving into place never leaves the file system."""
 
+_ANNOUNCED = "announced-"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,6 +78,35 @@ def _write(path: Path, contents: bytes | memoryview) -> None:
             view = view[os.write(fd, view) :]
     finally:
         os.close(fd)
+
+
+def announce(temp: Path, moves: Iterable[tuple[Path, str]]) -> None:
+    """Note which bundles are about to be moved to which places, so that a crash leaves none that nobody knows of.
+
+    The note must be on the disk (`sync`) before the first move. A folder keeps its inode number when it is moved.
+    """
+    lines = "".join(f"{bundle.stat().st_ino} {target}\n" for bundle, target in moves)
+    fd = os.open(temp / f"{_ANNOUNCED}{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, lines.encode())
+    finally:
+        os.close(fd)
+
+
+def forget_announced(temp: Path) -> None:
+    """Remove the notes of what was to be moved: the ledger speaks of all of it now."""
+    for note in temp.glob(_ANNOUNCED + "*"):
+        note.unlink(missing_ok=True)
+
+
+def announced(root: Path, owner: str) -> Iterator[str]:
+    """Give the places to which bundles were announced to be moved and where these lie now."""
+    for note in sorted(temp_folder(root, owner).glob(_ANNOUNCED + "*")):
+        for line in note.read_text(errors="replace").split("\n")[:-1]:  # a torn last line was followed by no move
+            inode, _, target = line.partition(" ")
+            with contextlib.suppress(OSError):
+                if str((root / target).stat().st_ino) == inode:
+                    yield target
 
 
 def place(bundle: Path, target: Path) -> bool:

@@ -6,14 +6,15 @@ below raw, so that whatever the order of events, the end is that of a fresh back
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanolab_daemon import __version__, publish
 from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord
 from nanolab_daemon.errors import RejectCause
-from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, Rejection, RunFacts
+from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, OutputFile, Rejection, RunFacts
 from nanolab_daemon.tasks import NoRows, Refused, Segmented, SegmentJob, Staged, StageJob, Unchanged, Unreadable
 
 
@@ -57,6 +58,27 @@ class Registrar:
             publish.sync(root)
         self._unsynced.clear()
         self.catalog.commit()
+
+    def recover(self, *, whole: bool = True) -> None:
+        """Undo what was published but, for a crash, not recorded; what is to be there is made again.
+
+        `whole`: look also for runs that were replaced, by the hashes of all that was moved since the last commit at
+        rest. Without it, only what the ledger does not know at all is taken away.
+        """
+        for root in (self.stage_root, self.output_root):
+            for target in list(publish.announced(root, self.catalog.ledger_id)):
+                run = self.catalog.run(target.rpartition("run_id=")[2])
+                if run is None or target not in (run.folder, run.segments_folder):
+                    publish.withdraw(root / target, self._temp(root))
+                elif whole and root == self.stage_root and not _is_as_recorded(root, [run.stage_file]):
+                    self.catalog.set_fingerprint(run.source, AGAIN)
+                elif whole and root == self.output_root and not _is_as_recorded(root, run.segment_files):
+                    self.catalog.set_pending(run.run_id)
+
+    def forget_announced(self) -> None:
+        """Let go of the notes about moves; to be called when everything moved is committed."""
+        for root in (self.stage_root, self.output_root):
+            publish.forget_announced(self._temp(root))
 
     # -- the first stage --------------------------------------------------------------------------------------------
 
@@ -391,6 +413,13 @@ def best_of(holders: list[FileRecord], source: bytes, *, by_path: bool = False) 
 def _by_path(facts: RunFacts) -> bool:
     """Tell whether a run is dated by its file's name or time, so that each copy gives it another date."""
     return facts.date_origin is not DateOrigin.META
+
+
+def _is_as_recorded(root: Path, files: Iterable[OutputFile]) -> bool:
+    try:
+        return all(hashlib.sha256((root / one.path).read_bytes()).hexdigest() == one.sha256 for one in files)
+    except OSError:
+        return False
 
 
 def _published_words(swept: bool) -> str:

@@ -53,7 +53,7 @@ def segment_batch(settings: WorkSettings) -> Handler:
                 made.append((at, bundle))
         began(len(jobs))
         if made:
-            _publish(jobs, outcomes, made, output_root)
+            _publish(jobs, outcomes, made, output_root, temp)
         return outcomes
 
     return handle
@@ -103,9 +103,12 @@ def _publish(
     outcomes: list[SegmentOutcome],
     made: Sequence[tuple[int, Path]],
     output_root: Path,
+    temp: Path,
 ) -> None:
     """Sync the contents of all bundles, move them to their places, sync their names: two syncs a batch."""
     try:
+        targets = [(bundle, job.target) for at, bundle in made if isinstance(job := jobs[at], SegmentJob)]
+        publish.announce(temp, targets)
         publish.sync(output_root)
         for at, bundle in made:
             job, outcome = jobs[at], outcomes[at]

@@ -67,7 +67,7 @@ def stage_batch(settings: WorkSettings) -> Handler:
             outcomes.append(outcome)
         began(len(jobs))
         if made:
-            _publish(outcomes, made, stage_root)
+            _publish(outcomes, made, stage_root, temp)
         return outcomes
 
     return handle
@@ -187,13 +187,13 @@ def _notes(header: Header, rows: Rows, judged: Judged, sha256: str) -> dict[str,
     return notes
 
 
-def _publish(outcomes: list[StageOutcome], made: Sequence[tuple[int, Path]], stage_root: Path) -> None:
+def _publish(outcomes: list[StageOutcome], made: Sequence[tuple[int, Path]], stage_root: Path, temp: Path) -> None:
     """Sync the contents of all bundles, move them to their places, sync their names: two syncs a batch."""
+    staged = [(at, outcome, bundle) for at, bundle in made if isinstance(outcome := outcomes[at], Staged)]
     try:
+        publish.announce(temp, [(bundle, outcome.target) for _, outcome, bundle in staged])
         publish.sync(stage_root)
-        for at, bundle in made:
-            outcome = outcomes[at]
-            assert isinstance(outcome, Staged)
+        for at, outcome, bundle in staged:
             if not publish.place(bundle, stage_root / outcome.target):
                 outcomes[at] = replace(outcome, bundle=str(bundle))
         publish.sync(stage_root)

@@ -99,7 +99,6 @@ class Folders:
         return outcome
 
     def bundles(self) -> list[Path]:
-        """Give what lies in the temporary folders."""
-        return [
-            path for root in (self.stage, self.output) for path in publish.temp_folder(root, self.owner).iterdir()
-        ]
+        """Give what lies in the temporary folders, but for notes."""
+        roots = (self.stage, self.output)
+        return [path for root in roots for path in publish.temp_folder(root, self.owner).iterdir() if path.is_dir()]

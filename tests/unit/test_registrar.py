@@ -75,8 +75,10 @@ class Ledgered:
 
     def open(self) -> None:
         self.catalog = Catalog.open(self.ledger)
-        self.folders = replace(self.folders, owner=self.catalog.ledger_id).make()
+        self.folders = replace(self.folders, owner=self.catalog.ledger_id)
         self.registrar = Registrar(self.catalog, self.folders.stage, self.folders.output, time.time)
+        self.registrar.recover()
+        self.folders.make()
         self.waiting: dict[bytes, StageJob] = {}
         self.answered: dict[bytes, tuple[StageJob, StageOutcome]] = {}
         self.to_cut: set[str] = set(self.catalog.pending_runs())
@@ -179,6 +181,7 @@ class Ledgered:
                 self.work_on(min(self.to_cut))
             else:
                 self.registrar.commit()
+                self.registrar.forget_announced()
                 return
         raise AssertionError("it never ends")
 
@@ -264,7 +267,6 @@ class World(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp(prefix="nanolab-test-"))
         self.one = Ledgered(Folders(self.home), self.home / FILE_NAME)
         self.clock = 1_700_000_000
-        self.crashed = False
 
     def path(self, name: str) -> Path:
         path = self.one.folders.raw / name
@@ -360,12 +362,10 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.crashes)
     @rule()
     def crash(self) -> None:
-        self.crashed = True
         self.one.crash()
 
     def check(self) -> None:
-        if not self.crashed:
-            self.one.check_disk()
+        self.one.check_disk()
         assert_as_fresh(self.one, self.home)
 
     @invariant()
