@@ -18,7 +18,7 @@ from nanolab_daemon.catalog import Catalog, FileRecord
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.model import FileState, Fingerprint
 from nanolab_daemon.registrar import Action, Registrar, abandon
-from nanolab_daemon.scan import Listing, NameTest, walk
+from nanolab_daemon.scan import Listing, Memory, NameTest, walk, walk_changed
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import Selection, StageJob
 
@@ -51,8 +51,29 @@ class Passed(StrEnum):
     MOVED = "moved"  # a known file under a new name
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a pass goes: all below `start` but not into `skip`. `memory` is kept from pass to pass.
+
+    `changed_only`: only folders in which names have come or gone since the last pass; nothing is concluded then.
+    """
+
+    start: bytes = b""
+    skip: frozenset[bytes] = frozenset()
+    memory: Memory | None = None
+    changed_only: bool = False
+
+    def holds(self, folder: bytes) -> bool:
+        """Tell whether a folder lies within."""
+        return _inside(folder, self.start) and not any(_inside(folder, other) for other in self.skip)
+
+
+def _inside(folder: bytes, above: bytes) -> bool:
+    return not above or folder == above or folder.startswith(above + b"/")
+
+
 class Backlog:
-    """One pass over the raw folder, as a source of jobs for the engine."""
+    """One pass over the raw folder, or a part of it, as a source of jobs for the engine."""
 
     def __init__(
         self,
@@ -62,9 +83,12 @@ class Backlog:
         tally: Tally,
         *,
         rules: Rules,
+        reach: Reach = Reach(),
         registrar: Registrar | None = None,
         act: Callable[[list[Action]], None] = lambda _: None,
         divert: Callable[[bytes, Fingerprint, FileRecord | None], bool] = lambda *_: False,
+        waits: Callable[[bytes, Fingerprint], None] = lambda *_: None,
+        trusts: Callable[[bytes], bool] = lambda _: True,
         wake: Callable[[], None] = lambda: None,
         passed: Callable[[bytes, Passed, FileRecord | None], None] = lambda *_: None,
         missed: Callable[[bytes], None] = lambda _: None,
@@ -74,9 +98,12 @@ class Backlog:
         self._catalog = catalog
         self._tally = tally
         self._rules = rules
+        self._reach = reach
         self._registrar = registrar
         self._act = act
         self._divert = divert
+        self._waits = waits
+        self._trusts = trusts
         self._wake = wake
         self._passed = passed
         self._missed = missed
@@ -87,6 +114,7 @@ class Backlog:
         self._failed: set[bytes] = set()
         self._missing: list[bytes] = []
         self._followed: set[bytes] = set()  # old names of files that have new ones
+        self.trouble: OSError | None = None  # why not even the first folder could be listed
         self._ended = False
         self._stopped = False
         self.finished = False
@@ -106,7 +134,12 @@ class Backlog:
                 continue
 
     def _walk(self) -> None:
-        for listing in walk(self._root, self._test):
+        reach = self._reach
+        if reach.changed_only and reach.memory is not None:
+            listings = walk_changed(self._root, self._test, reach.memory, skip=reach.skip)
+        else:
+            listings = walk(self._root, self._test, reach.start, skip=reach.skip, memory=reach.memory)
+        for listing in listings:
             if self._stopped:
                 return
             self._listings.put(listing)
@@ -138,7 +171,9 @@ class Backlog:
 
     def _compare(self, listing: Listing) -> Iterator[StageJob]:
         if listing.error is not None:
-            if listing.folder == b"":
+            if listing.folder == self._reach.start:
+                self.trouble = listing.error
+            if listing.folder == b"" and not self._rules.steady:
                 raise EngineError(
                     f"The raw folder {os.fsdecode(self._root)} can't be listed: {listing.error.strerror}.",
                     advice="Is the share mounted? Has this user the right to read it?",
@@ -172,6 +207,8 @@ class Backlog:
             record = self._catalog.file(path)
             if record is not None:
                 self._catalog.put_file(abandon(record))
+        elif state in WAITS:
+            self._waits(path, fingerprint)
         self._passed(path, Passed.GIVEN_UP if given_up else Passed.KNOWN, None)
         return None
 
@@ -223,16 +260,23 @@ class Backlog:
 
     def _conclude(self) -> None:
         """Work out which known files are gone, once every folder was seen, and let the registrar know."""
-        if self._catalog is None or not self._rules.infer_missing:
+        if self._catalog is None or not self._rules.infer_missing or self.trouble is not None:
             return
-        for folder in self._catalog.known_folders() - self._seen:
-            if not any(folder == failed or folder.startswith(failed + b"/") for failed in self._failed):
-                self._missing += self._catalog.known_in(folder)
+        if not self._trusts(os.path.join(self._reach.start, b"x")):
+            return  # it is not the folder any more that it was when the pass began
+        if self._reach.changed_only and not self._missing:
+            return
+        folders = [folder for folder in self._catalog.known_folders() if self._reach.holds(folder)]
+        if not self._reach.changed_only:
+            for folder in folders:
+                if folder not in self._seen and not any(_inside(folder, failed) for failed in self._failed):
+                    self._missing += self._catalog.known_in(folder)
         self._missing = [path for path in self._missing if self._is_missing(path)]
-        present = sum(self._catalog.count_files().values())
-        if len(self._missing) > SHRINK_FILES and len(self._missing) > SHRINK_PART * present:
-            self._tally.missing_ignored = len(self._missing)
-            return
+        if len(self._missing) > SHRINK_FILES:
+            present = sum(len(self._catalog.known_in(folder)) for folder in folders)
+            if len(self._missing) > SHRINK_PART * present:
+                self._tally.missing_ignored = len(self._missing)
+                return
         for path in self._missing:
             self._tally.missing += 1
             self._missed(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -327,6 +327,18 @@ class Catalog:
         """Name the raw file that holds a run, or say that none does any more."""
         self._runs_changed()
         self._write("UPDATE runs SET source = ?, source_missing = ? WHERE run_id = ?", (source, missing, run_id))
+
+    # -- places -----------------------------------------------------------------------------------------------------
+
+    def places(self) -> list[tuple[bytes, str, str]]:
+        """Give the mounts that the raw folder had last: path below raw, mount point, kind."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'places'").fetchone()
+        return [] if row is None else [(os.fsencode(p), point, kind) for p, point, kind in json.loads(row[0])]
+
+    def set_places(self, places: Iterable[tuple[bytes, str, str]]) -> None:
+        """Note which mounts the raw folder has."""
+        text = json.dumps([(os.fsdecode(path), point, kind) for path, point, kind in places])
+        self._write("INSERT OR REPLACE INTO meta VALUES ('places', ?)", (text,))
 
     # -- the manifest -----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from nanolab_daemon.lane import Answer, Condemned, Event, Lane
 from nanolab_daemon.log import COUNT, PROC, REASON, ROWS, RUN_ID, SEGMENTS, SOURCE_FILE, STATE, WORKER, logger
 from nanolab_daemon.model import Fingerprint, Rejection
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.registrar import AGAIN, UNKNOWN, Action, CutRun, Registrar, StageAgain
 from nanolab_daemon.tally import Tally
@@ -140,8 +141,7 @@ class Engine:
         self._said: set[str] = set()
         self._killed = False
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of the machine
-        self._root: tuple[int, int] | None = None
-        self.adopt_root()
+        self._places: dict[bytes, tuple[int, int] | None] = {b"": identity(config.paths.raw)}
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -190,13 +190,18 @@ class Engine:
         for root in (self.config.paths.stage, self.config.paths.output):
             publish.remove_temp_folder(root, self.catalog.ledger_id)
 
-    def adopt_root(self) -> None:
-        """Take the raw folder as it is now for the true one."""
-        self._root = _identity(self.config.paths.raw)
+    def adopt_places(self, places: Iterable[Place]) -> None:
+        """Take the raw folder and the mounts below it as they are now for the true ones."""
+        self._places = {
+            place.path: None if place.gone else identity(self.config.paths.raw / os.fsdecode(place.path))
+            for place in places
+        }
 
-    def root_stands(self) -> bool:
-        """Tell whether the raw folder is still the one that was adopted; if not, nothing below it has vanished."""
-        return self._root is not None and _identity(self.config.paths.raw) == self._root
+    def trusts(self, path: bytes) -> bool:
+        """Tell whether the place of a file is still the one that was adopted; if not, nothing on it has vanished."""
+        place = place_of(self._places, path)
+        adopted = self._places.get(place)
+        return adopted is not None and identity(self.config.paths.raw / os.fsdecode(place)) == adopted
 
     # -- offers -----------------------------------------------------------------------------------------------------
 
@@ -346,7 +351,7 @@ class Engine:
             case Unchanged():
                 return registrar.unchanged(job, outcome)
             case Gone():
-                return registrar.vanished(job.path) if self.root_stands() else []
+                return registrar.vanished(job.path) if self.trusts(job.path) else []
             case Unreadable():
                 self._tell("unreadable for now", **{SOURCE_FILE: file, REASON: outcome.reason})
                 return registrar.unreadable(job, outcome, self._fingerprint(job.path))
@@ -469,7 +474,7 @@ class Engine:
     def _is_machine(self, job: StageJob) -> bool:
         """Tell whether the machine is still to blame; a file that fails again while its folder stands waits alone."""
         self._faults[job.path] = self._faults.get(job.path, 0) + 1
-        return self._faults[job.path] < FAULTS_ALLOWED or not self.root_stands()
+        return self._faults[job.path] < FAULTS_ALLOWED or not self.trusts(job.path)
 
     # -- the machine's faults ---------------------------------------------------------------------------------------
 
@@ -488,7 +493,7 @@ class Engine:
             self.paused = None
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def identity(folder: Path) -> tuple[int, int] | None:
     """Tell one folder from another that stands under its name: None if there is none."""
     try:
         status = folder.stat()

@@ -11,14 +11,17 @@ import itertools
 import math
 import os
 import stat
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nanolab_daemon.catalog import HAS_RUN
-from nanolab_daemon.config import Config
+from nanolab_daemon.config import Config, WatchMode
 from nanolab_daemon.engine import Engine
 from nanolab_daemon.log import PROC, REASON, ROWS, SOURCE_FILE, STATE, logger
 from nanolab_daemon.model import WAITING_WORDS, FileState, Fingerprint
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.probe import Probe
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rawfile import fingerprint
@@ -39,6 +42,9 @@ from nanolab_daemon.tasks import (
 LOOK_BYTES = 1 << 20
 """A closed file of this size is looked into, since it may be proven whole; a larger one just waits to settle."""
 
+LOOKS_A_SECOND = 200
+"""What looking at files may cost where no events come: so many stat(2) calls."""
+
 _FINAL = HAS_RUN | {FileState.REJECTED}
 _WAITING = frozenset({FileState.QUEUED, FileState.STARTED})
 
@@ -57,12 +63,12 @@ class _Entry:
 
 
 class Follower:
-    """The files that something was heard of lately. `events`: whether closes can be seen."""
+    """The files that something was heard of lately. `places` tell where closes can be seen."""
 
     def __init__(self, config: Config, engine: Engine, registry: Registry) -> None:
         self.engine = engine
         self.registry = registry
-        self.events = True
+        self.places: Mapping[bytes, Place] = {}
         self._root = os.fsencode(config.paths.raw)
         self._log = logger(__name__)
         self._entries: dict[bytes, _Entry] = {}
@@ -89,6 +95,10 @@ class Follower:
         """Give what the last look into a file told, if it is being followed."""
         entry = self._entries.get(path)
         return entry.track.glance if entry else None
+
+    def follows(self, path: bytes) -> bool:
+        """Tell whether something was heard of a file lately."""
+        return path in self._entries
 
     def measuring(self) -> dict[bytes, Glance]:
         """Give the files that have rows and grow, with the last look into each."""
@@ -161,7 +171,7 @@ class Follower:
                 track = entry.track.seen(outcome.fingerprint, now)
                 entry.track = replace(track, glance=glance, rowless=track.fingerprint == entry.track.fingerprint)
                 entry.told = outcome.state
-                self._schedule(job.path, entry, now + pause_s(entry.track, now, self._patience))
+                self._schedule(job.path, entry, now + pause_s(entry.track, now, self._patience_for(job.path)))
             case Gone():
                 del self._entries[job.path]
             case _:
@@ -170,10 +180,18 @@ class Follower:
                 wait_s = self._patience.poll_s * 2 ** min(entry.failures, 10)
                 self._schedule(job.path, entry, now + min(wait_s, self._patience.rescan_s))
 
-    def forget_all(self) -> None:
-        """Let go of every file: the folder is not to be trusted now, and a scan will find them again."""
-        self._entries.clear()
-        self._line.clear()
+    def forget(self, places: Iterable[bytes]) -> None:
+        """Let go of the files on some places, which are not to be trusted now; a scan will find them again."""
+        above = tuple(place + b"/" if place else b"" for place in places)
+        for path in [path for path in self._entries if path.startswith(above)]:
+            del self._entries[path]
+
+    def watch_over(self, path: bytes, mark: Fingerprint) -> None:
+        """Follow a known file without rows, which the scan has met: where no events come, it would grow unseen."""
+        if path not in self._entries:
+            now = time.monotonic()
+            entry = self._entries[path] = _Entry(Track(mark, now), now)
+            self._schedule(path, entry, now)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -206,7 +224,7 @@ class Follower:
             return
         if entry.track.glance is None and (entry.track.closed_at is None or mark.size_bytes <= LOOK_BYTES):
             self._look_inside(path, entry)
-        verdict = decide(entry.track, now, self._patience)
+        verdict = decide(entry.track, now, self._patience_for(path))
         if verdict.ready is None:
             self._schedule(path, entry, verdict.again_at)
             return
@@ -226,7 +244,7 @@ class Follower:
         record = catalog.file(path)
         if record is None:
             for other in catalog.same_inode(mark):
-                if self._stat(other.path) is None and self.engine.root_stands():
+                if self._stat(other.path) is None and self.engine.trusts(other.path):
                     self.engine.act(registrar.moved(other, path, mark), live=True)
                     record = catalog.file(path)
                     break
@@ -248,10 +266,21 @@ class Follower:
     def _watch_for_growth(self, path: bytes, entry: _Entry, now: float) -> None:
         """Keep an eye on a file that was just published: where closes can't be seen, nothing else would tell."""
         pause = pause_s(entry.track, now, self._patience)
-        if self.events or pause >= self._patience.rescan_s:
+        if self._events_come(path) or pause >= self._patience.rescan_s:
             del self._entries[path]
         else:
             self._schedule(path, entry, now + pause)
+
+    def _events_come(self, path: bytes) -> bool:
+        place = self.places.get(place_of(self.places, path))
+        return place is not None and place.mode is WatchMode.EVENTS
+
+    def _patience_for(self, path: bytes) -> Patience:
+        """Look at files more often where nothing else would tell that they have begun, as far as there are few."""
+        if self._events_come(path):
+            return self._patience
+        pause_s = max(1.0, self._patience.poll_s, len(self._entries) / LOOKS_A_SECOND)
+        return replace(self._patience, rescan_s=min(self._patience.rescan_s, pause_s))
 
     def _look_inside(self, path: bytes, entry: _Entry) -> None:
         if entry.probe is None:
@@ -270,7 +299,7 @@ class Follower:
 
     def _gone(self, path: bytes) -> None:
         self._entries.pop(path, None)
-        if self.engine.root_stands():
+        if self.engine.trusts(path):
             self.engine.act(self.engine.registrar.vanished(path), live=True)
 
     def _stat(self, path: bytes) -> Fingerprint | None:

@@ -5,6 +5,7 @@ Watches nothing itself.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ _LEAST_ADVISED_WATCHES = 524288
 _LEAST_ADVISED_INSTANCES = 256
 SYSCTL_FILE = "/etc/sysctl.d/60-nanolab-daemon.conf"
 _IN_CLOEXEC = os.O_CLOEXEC
+_IN_OPEN = 0x20
 
 
 def limit(name: str) -> int | None:
@@ -80,3 +82,27 @@ def _read(file: Path) -> int | None:
         return int(file.read_text())
     except (OSError, ValueError):
         return None
+
+
+def hears(folder: Path, limit_s: float = 1.0) -> bool:
+    """Tell whether events come from a folder at all: watch it, open it, and wait for the news of that.
+
+    Writes nothing. Some file systems in user space take a watch and stay silent for ever.
+    """
+    import ctypes
+    import select
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle: int = libc.inotify_init1(_IN_CLOEXEC | os.O_NONBLOCK)
+    if handle < 0:
+        return True  # no instance left: that is another trouble, with another remedy
+    try:
+        if libc.inotify_add_watch(handle, os.fsencode(folder), _IN_OPEN) < 0:
+            return ctypes.get_errno() == errno.ENOSPC  # the limit of watches is another trouble too
+        try:
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError:
+            return False
+        return bool(select.select([handle], [], [], limit_s)[0])
+    finally:
+        os.close(handle)

@@ -202,8 +202,9 @@ class Registrar:
         if record is None or record.sha256 != outcome.sha256:
             return [StageAgain(job.path)]  # known when the file was offered, and replaced in the ledger since
         self.catalog.set_fingerprint(job.path, outcome.fingerprint)
-        if record.rejection and record.rejection.cause is RejectCause.ABANDONED:
-            return [StageAgain(job.path)]  # somebody touched it: it may wait for its measurement after all
+        is_abandoned = record.rejection is not None and record.rejection.cause is RejectCause.ABANDONED
+        if is_abandoned or record.state in (FileState.QUEUED, FileState.STARTED):
+            return [StageAgain(job.path)]  # how long it has waited is to be judged anew
         if record.run_id is None:
             return []
         run = self.catalog.run(record.run_id)

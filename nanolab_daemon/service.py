@@ -17,31 +17,34 @@ from types import FrameType
 from typing import Any
 
 from nanolab_daemon import __version__
-from nanolab_daemon.backlog import Backlog, Rules
+from nanolab_daemon.backlog import Backlog, Reach, Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
-from nanolab_daemon.config import Config, WatchMode
+from nanolab_daemon.config import Config
 from nanolab_daemon.control import Control
 from nanolab_daemon.engine import Engine
 from nanolab_daemon.errors import EngineError, NanolabError
 from nanolab_daemon.follow import Follower
 from nanolab_daemon.layout import check_paths
 from nanolab_daemon.lock import Lock
-from nanolab_daemon.log import COUNT, REASON, SIGNAL, configure, logger
+from nanolab_daemon.log import COUNT, PATH, REASON, SIGNAL, configure, logger
+from nanolab_daemon.lookout import CHECK_EVERY_S, Lookout
 from nanolab_daemon.model import Fingerprint
-from nanolab_daemon.mounts import mount_of
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.scan import name_test
+from nanolab_daemon.scans import Order, Scans
 from nanolab_daemon.tasks import Selection, StageJob, StageOutcome
 from nanolab_daemon.wakeup import Wakeup
-from nanolab_daemon.watch import Kind, Watch
+from nanolab_daemon.watch import Kind
 
 STOP_S = 8.0
 HINTS_A_STEP = 2000
 LOOKS_A_STEP = 500
-CHECK_EVERY_S = 1.0
 RESCAN_SOON_S = 0.2
 LONGEST_WAIT_S = 1.0
+USUAL = Rules(abandoned_after_s=math.inf, steady=True)
+"""A header without rows waits without limit while the daemon runs."""
+
 RELOADABLE = ("watch.", "log.", "manifest.", "limits.min_free")
 
 
@@ -75,17 +78,10 @@ class Daemon:
         self._wakeup = Wakeup()
         self._engine = Engine(config, catalog, quiet=False, answered=self._answered)
         self._follower = Follower(config, self._engine, registry)
+        self._scans = Scans(self._begin_pass, self._end_pass)
+        self._lookout = Lookout(config, catalog, self._engine, self._follower, self._scans, self._wakeup.call)
         self._control = Control(config.paths.state, self._engine.selector, self._answer)
-        self._watch: Watch | None = None
-        self._watch_words = ""
-        self._backlog: Backlog | None = None
-        self._pass = 0
-        self._asked: list[tuple[int, Rules]] = []
-        self._rescan_at = 0.0
         self._check_at = 0.0
-        self._watch_again_at = 0.0
-        self._degraded: str | None = None
-        self._degraded_since = 0.0
         self._lost_events = 0
         self._stop = False
         self._hup = False
@@ -97,25 +93,21 @@ class Daemon:
             try:
                 self._engine.selector.register(self._wakeup, 1)
                 self._engine.start()
+                self._engine.source = self._scans
                 self._control.start()
-                self._check(time.monotonic())
-                self._log.info(
-                    "running",
-                    version=__version__,
-                    raw=str(self.config.paths.raw),
-                    watch=self._watch_words or self._degraded,
-                )
+                self._lookout.check(time.monotonic())
+                raw = str(self.config.paths.raw)
+                self._log.info("running", version=__version__, raw=raw, watch=self._lookout.words)
                 while not self._stop:
                     self._turn()
                 self._log.info("stopping")
                 self._control.stop()
-                self._end_pass()
+                self._scans.stop()
                 self._engine.stop(STOP_S)
                 self._log.info("stopped")
             finally:
-                self._end_pass()
-                if self._watch is not None:
-                    self._watch.stop()
+                self._scans.stop()
+                self._lookout.stop()
                 self._control.stop()
                 self._engine.kill()
                 self._wakeup.close()
@@ -127,136 +119,69 @@ class Daemon:
             self._hup = False
             self._take_configuration()
         if now >= self._check_at:
-            self._check(now)
-        if self._degraded is None:
+            self._check_at = now + CHECK_EVERY_S
+            self._lookout.check(now)
+        if not self._lookout.degraded:
             self._hear(now)
             self._follower.work(now, LOOKS_A_STEP)
-            self._scan(now)
+            self._scans.work(now, self.config.watch.rescan_s, USUAL)
         self._control.poll()
-        due = min(self._check_at, self._follower.next_due, self._rescan_at, now + LONGEST_WAIT_S)
+        due = min(self._check_at, self._follower.next_due, self._scans.next_due, now + LONGEST_WAIT_S)
         self._engine.step(max(0.0, due - time.monotonic()))
         self._wakeup.clear()
 
-    # -- the raw folder ---------------------------------------------------------------------------------------------
-
-    def _check(self, now: float) -> None:
-        """See whether the raw folder and the watch on it are what they were."""
-        self._check_at = now + CHECK_EVERY_S
-        if not self._engine.root_stands():
-            if self._degraded is None:
-                self._degrade("The raw folder is missing or another one: nothing is concluded from it.")
-            self._engine.adopt_root()
-            if not self._engine.root_stands():
-                return
-        if self._degraded is not None:
-            self._log.info(
-                "recovered", **{REASON: self._degraded}, after_s=round(time.time() - self._degraded_since, 1)
-            )
-            self._degraded = None
-            self._unwatch()
-        if self._watch is not None and not self._watch.alive:
-            self._log.error("the watch has died; it is started again, and a scan finds what it missed")
-            self._unwatch()
-        if self._watch is None and now >= self._watch_again_at:
-            self._start_watch(now)
-
-    def _degrade(self, reason: str) -> None:
-        self._degraded, self._degraded_since = reason, time.time()
-        self._log.error("degraded", **{REASON: reason})
-        self._unwatch()
-        self._follower.forget_all()
-        self._end_pass()
-
-    def _start_watch(self, now: float) -> None:
-        """Choose between events and scans alone, begin to watch, and have everything scanned."""
-        self._rescan_at = now
-        self._watch_again_at = math.inf
-        mode = self.config.watch.mode
-        mount = mount_of(self.config.paths.raw)
-        if mode is WatchMode.SCAN:
-            self._watch_words = "scan: the configuration says so"
-        elif mode is WatchMode.AUTO and mount is not None and mount.remote:
-            self._watch_words = f"scan: {mount.kind} tells nothing of what other machines write"
-        else:
-            watch = Watch(self.config.paths.raw, self._wakeup.call)
-            try:
-                watch.start()
-            except OSError as error:
-                self._watch_words = f"scan: events can't be had ({error.strerror})"
-                self._watch_again_at = now + 60.0
-                self._log.warning("no events", **{REASON: self._watch_words})
-            else:
-                self._watch = watch
-                self._watch_words = f"events: {mount.kind if mount else 'a local file system'}"
-        self._follower.events = self._watch is not None
-
-    def _unwatch(self) -> None:
-        if self._watch is not None:
-            self._watch.stop()
-        self._watch = None
-        self._watch_again_at = 0.0
+    # -- news -------------------------------------------------------------------------------------------------------
 
     def _hear(self, now: float) -> None:
-        if self._watch is None:
+        watch = self._lookout.watch
+        if watch is None:
             return
-        for hint in self._watch.take(HINTS_A_STEP):
-            match hint.kind:
-                case Kind.CLOSED:
-                    self._follower.heard(hint.path, now, closed=True)
-                case Kind.APPEARED | Kind.GONE:
-                    self._follower.heard(hint.path, now, closed=False)
-                case Kind.FOLDERS:
-                    self._rescan_at = min(self._rescan_at, now + RESCAN_SOON_S)
-                case Kind.LOST:
-                    self._lost_events += 1
-                    self._log.warning("events were lost; a scan finds the files")
-                    self._rescan_at = now
+        for hint in watch.take(HINTS_A_STEP):
+            if hint.kind is Kind.LOST:
+                self._lost_events += 1
+                self._log.warning("events were lost; a scan finds the files")
+                self._scans.soon(now)
+            elif hint.kind is Kind.FOLDERS:
+                self._scans.soon(now + RESCAN_SOON_S)
+            elif not self._lookout.frozen(hint.path):
+                self._lookout.heard(hint.path)
+                self._follower.heard(hint.path, now, closed=hint.kind is Kind.CLOSED)
 
-    # -- the scan ---------------------------------------------------------------------------------------------------
-
-    def _scan(self, now: float) -> None:
-        if self._backlog is not None:
-            if not self._backlog.finished:
-                return
-            tally = self._engine.tally
-            if tally.missing_ignored:
-                self._log.error(
-                    "most files are gone: nothing is concluded; is a share not mounted?",
-                    **{COUNT: tally.missing_ignored},
-                )
-            self._end_pass()
-        if now < self._rescan_at and not self._asked:
-            return
-        rules = Rules(abandoned_after_s=math.inf, steady=True)
-        if self._asked:
-            _, rules = self._asked.pop(0)
-        self._rescan_at = now + self.config.watch.rescan_s
-        self._pass += 1
-        self._engine.tally.missing_ignored = 0
-        self._backlog = Backlog(
+    def _begin_pass(self, order: Order) -> Backlog:
+        tally = self._engine.tally
+        if not order.changed_only:
+            tally.missing_ignored = 0
+        return Backlog(
             self.config.paths.raw,
             name_test(self.config.watch.include, self.config.watch.exclude),
             self._catalog,
-            self._engine.tally,
-            rules=rules,
+            tally,
+            rules=order.rules,
+            reach=Reach(order.place.path, order.skip, order.memory, order.changed_only),
             registrar=self._engine.registrar,
             act=lambda actions: self._engine.act(actions, live=False),
             divert=self._divert,
+            waits=self._follower.watch_over,
+            trusts=self._engine.trusts,
             wake=self._wakeup.call,
         )
-        self._engine.source = self._backlog
-        self._backlog.start()
 
-    def _end_pass(self) -> None:
-        if self._backlog is not None:
-            self._backlog.stop()
-            self._backlog = None
-            self._engine.source = None
+    def _end_pass(self, order: Order, backlog: Backlog) -> None:
+        ignored = self._engine.tally.missing_ignored
+        if ignored:
+            words = "most files are gone: nothing is concluded; is a share not mounted?"
+            self._log.error(words, **{COUNT: ignored, PATH: shown_path(order.place.path)})
+        if backlog.trouble is not None:
+            self._log.warning("can't be listed", **{PATH: shown_path(order.place.path), REASON: str(backlog.trouble)})
+        if not order.changed_only:
+            self._lookout.scanned()
 
     def _divert(self, path: bytes, mark: Fingerprint, record: FileRecord | None) -> bool:
         """Leave a fresh file to the follower: it may still be written."""
         age_s = time.time() - mark.mtime_ns / 1e9
         republished = record.republished if record is not None else 0
+        if record is None and not self._follower.follows(path) and self._scans.served:
+            self._lookout.found_unheard(path, age_s)
         return self._follower.found(path, mark, time.monotonic(), age_s, republished=republished)
 
     def _answered(self, job: StageJob, outcome: StageOutcome) -> None:
@@ -313,7 +238,8 @@ class Daemon:
         self.config = self._engine.config = new
         self._follower.configure(new)
         configure(new.log.level, new.log.format)
-        self._rescan_at = 0.0
+        self._lookout.config = new
+        self._scans.soon(0.0)
         self._log.info("configuration taken over", keys=changed)
 
     def _answer(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -323,8 +249,7 @@ class Daemon:
             case "file":
                 return self._describe_file(os.fsencode(str(question.get("path", ""))))
             case "rescan":
-                self._rescan_at = 0.0
-                return {"ok": True, "pass": self._pass + 1}
+                return {"ok": True, "pass": self._scans.request()}
             case "retry":
                 return self._retry(question)
             case "backfill":
@@ -341,10 +266,9 @@ class Daemon:
     def _backfill(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         chosen = question.get("selection") or {}
         selection = Selection(frozenset(chosen.get("procedures", ())), chosen.get("since"), chosen.get("until"))
-        number = self._pass + len(self._asked) + 1
-        self._asked.append((number, Rules(force=bool(question.get("force")), selection=selection, steady=True)))
+        rules = Rules(force=bool(question.get("force")), selection=selection, steady=True)
         self._wakeup.call()
-        return {"ok": True, "pass": number}
+        return {"ok": True, "pass": self._scans.request(rules)}
 
     def describe(self) -> dict[str, Any]:
         """Tell how things stand, as plain data for JSON."""
@@ -354,13 +278,15 @@ class Daemon:
             "version": __version__,
             "pid": os.getpid(),
             "since": self._began,
-            "watch": self._watch_words,
-            "degraded": self._degraded,
+            "watch": self._lookout.words,
+            "places": self._lookout.describe(),
+            "trouble": self._lookout.trouble or None,
+            "degraded": self._lookout.degraded or None,
             "paused": pause.reason if pause else None,
-            "pass": self._pass,
-            "scanning": self._backlog is not None,
+            "pass": self._scans.served,
+            "scanning": not self._scans.idle,
             "following": len(self._follower),
-            "idle": self._backlog is None and self._engine.idle and not self._follower.unsettled,
+            "idle": self._scans.idle and self._engine.idle and not self._follower.unsettled,
             "measuring": {
                 shown_path(path): [look.rows, look.expected_rows] for path, look in self._follower.measuring().items()
             },

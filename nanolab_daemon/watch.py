@@ -106,6 +106,14 @@ class Watch:
             and all(emitter.is_alive() for emitter in observer.emitters)
         )
 
+    def count(self) -> int | None:
+        """Count the folders that the kernel really watches for this process; None where it does not tell."""
+        try:
+            infos = [info.read_text() for info in Path("/proc/self/fdinfo").iterdir() if _is_inotify(info.name)]
+        except OSError:
+            return None
+        return sum(info.count("inotify wd:") for info in infos)
+
     def take(self, most: int) -> list[Hint]:
         """Give the oldest hints, at most so many."""
         taken: list[Hint] = []
@@ -127,6 +135,13 @@ class Watch:
 
     def _lost(self) -> None:
         self.hint(Kind.LOST)
+
+
+def _is_inotify(fd: str) -> bool:
+    try:
+        return str(Path("/proc/self/fd", fd).readlink()) == "anon_inode:inotify"
+    except OSError:
+        return False
 
 
 class _Handler(FileSystemEventHandler):

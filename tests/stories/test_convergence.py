@@ -123,7 +123,7 @@ class Folder(RuleBasedStateMachine):
     @precondition(lambda self: self.running is not None)
     @rule()
     def drop_events(self) -> None:
-        watch = self.running._watch
+        watch = self.running._lookout.watch
         if watch is not None:
             watch._hints.clear()
 

@@ -157,7 +157,7 @@ def test_the_watch_dies(tmp_path: Path) -> None:
     lab = Lab(tmp_path, watch=HINTS_ONLY)
     with lab.daemon() as daemon:
         lab.wait_quiet()
-        watch = daemon._watch
+        watch = daemon._lookout.watch
         assert watch is not None
         assert watch._observer is not None
         for emitter in list(watch._observer.emitters):
@@ -173,7 +173,7 @@ def test_lost_events_lead_to_a_scan(tmp_path: Path) -> None:
     lab = Lab(tmp_path, watch=HINTS_ONLY)
     with lab.daemon() as daemon:
         lab.wait_quiet()
-        watch = daemon._watch
+        watch = daemon._lookout.watch
         assert watch is not None
         watch.hint, original = (lambda *_: None), watch.hint  # type: ignore[method-assign]
         instrument.iv(1).write(lab.raw / "lost.csv")

@@ -1,0 +1,236 @@
+"""Keeps the lookout on the raw folder: which parts it has, which of them are there, and how news comes from each.
+
+When a part is missing or another one stands in its place, that part is frozen: nothing is concluded from it, until it
+is back by itself. Takes no news itself and scans nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from nanolab_daemon import inotify
+from nanolab_daemon.catalog import Catalog
+from nanolab_daemon.config import Config
+from nanolab_daemon.engine import Engine, identity
+from nanolab_daemon.follow import Follower
+from nanolab_daemon.log import COUNT, PATH, REASON, logger
+from nanolab_daemon.mounts import read_mounts
+from nanolab_daemon.places import Place, place_of, survey
+from nanolab_daemon.scans import Scans
+from nanolab_daemon.sections import WatchMode
+from nanolab_daemon.watch import Watch
+
+CHECK_EVERY_S = 1.0
+RETRY_EVENTS_S = 60.0
+MISSES_ALLOWED = 3
+MISSED_AFTER_S = 2.0
+"""An event that has not come after so long does not come any more."""
+
+
+class Lookout:
+    """The state of the raw folder and of the watch on it."""
+
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        engine: Engine,
+        follower: Follower,
+        scans: Scans,
+        wake: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.places: dict[bytes, Place] = {}
+        self.watch: Watch | None = None
+        self.degraded = ""  # in words; the raw folder itself
+        self.degraded_since = 0.0
+        self.trouble = ""  # why events can't be had, with the remedy
+        self._catalog = catalog
+        self._engine = engine
+        self._follower = follower
+        self._scans = scans
+        self._wake = wake
+        self._log = logger(__name__)
+        self._heard = inotify.hears
+        self._deaf: dict[bytes, str] = {}
+        self._misses: Counter[bytes] = Counter()
+        self._identities: dict[bytes, tuple[int, int] | None] = {}
+        self._retry_at = 0.0
+        self._tried: dict[tuple[bytes, str], bool] = {}
+
+    def check(self, now: float) -> None:
+        """See whether the raw folder, the mounts below it and the watch are what they were, and put it right."""
+        places = self._survey()
+        root = places.get(b"")
+        here = identity(self.config.paths.raw)
+        words = ""
+        if here is None:
+            words = f"The raw folder {self.config.paths.raw} is missing or can't be listed."
+        elif root is not None and root.gone:
+            words = f"The raw folder is not what it was: {root.gone}."
+        if words:
+            self._degrade(words)
+            return
+        if self.degraded:
+            after_s = round(time.time() - self.degraded_since, 1)
+            self._log.info("recovered", **{REASON: self.degraded}, after_s=after_s)
+            self.degraded = ""
+        identities = {p: identity(self.config.paths.raw / os.fsdecode(p)) for p in places if not places[p].gone}
+        if places != self.places or identities != self._identities:
+            self._adopt(places, identities, now)
+        elif self.watch is not None and not self.watch.alive:
+            self._log.error("the watch has died; it is started again, and a scan finds what it missed")
+            self._start_watch(now)
+            self._scans.soon(now)
+        elif self.watch is None and self._wants_events() and now >= self._retry_at:
+            self._start_watch(now)
+
+    def stop(self) -> None:
+        """End the watch."""
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
+
+    def frozen(self, path: bytes) -> bool:
+        """Tell whether a path lies on a part from which nothing may be concluded now."""
+        place = self.places.get(place_of(self.places, path))
+        return place is None or bool(place.gone)
+
+    def found_unheard(self, path: bytes, age_s: float) -> None:
+        """Take note that the scan has found a new file of which no event had told."""
+        if age_s < MISSED_AFTER_S or self.watch is None or self.config.watch.mode is not WatchMode.AUTO:
+            return
+        place = self.places.get(place_of(self.places, path))
+        if place is None or place.mode is not WatchMode.EVENTS:
+            return
+        self._misses[place.path] += 1
+        if self._misses[place.path] >= MISSES_ALLOWED:
+            self._deaf[place.path] = f"{self._misses[place.path]} files came of which no event told"
+
+    def heard(self, path: bytes) -> None:
+        """Take note that an event came."""
+        if self._misses:
+            self._misses.pop(place_of(self.places, path), None)
+
+    def scanned(self) -> None:
+        """After a full pass, see whether every folder it met is watched: the kernel may refuse some in silence."""
+        if self.watch is None:
+            return
+        folders, watched = self._scans.folders(WatchMode.EVENTS), self.watch.count()
+        if watched is None or watched >= folders or self.config.watch.mode is WatchMode.SCAN:
+            return
+        remedy = inotify.sysctl_remedy("max_user_watches", inotify.advised_watches(folders))
+        words = f"only {watched} of {folders} folders can be watched"
+        if not self.trouble:
+            self._log.error("the limit of watches is reached", **{REASON: words}, remedy=remedy)
+        self.trouble = f"{words}. {remedy}"
+        for path in self.places:
+            self._deaf[path] = words
+
+    def describe(self) -> dict[str, object]:
+        """Tell of each part how it is watched and why, as plain data for JSON."""
+        return {
+            os.fsdecode(place.path).encode("utf-8", "backslashreplace").decode() or ".": {
+                "kind": place.kind,
+                "mode": place.mode,
+                "why": place.why,
+                "frozen": place.gone,
+            }
+            for place in self.places.values()
+        }
+
+    @property
+    def words(self) -> str:
+        """How the raw folder is watched, in a line."""
+        if self.degraded:
+            return self.degraded
+        root = self.places.get(b"")
+        more = len(self.places) - 1
+        line = f"{root.mode}: {root.why}" if root is not None else "nothing"
+        gone = sum(bool(place.gone) for place in self.places.values())
+        return line + (f"; {more} mounts below" if more else "") + (f", {gone} of them missing" if gone else "")
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def _survey(self) -> dict[bytes, Place]:
+        watch = self.config.watch
+        raw = self.config.paths.raw
+        return survey(
+            raw, watch.mode, self._catalog.places(), table=read_mounts(), hears=self._hears, deaf=self._deaf
+        )
+
+    def _hears(self, folder: Path) -> bool:
+        """Try once for each folder and file system whether events come from it."""
+        here = identity(folder)
+        key = (os.fsencode(folder), str(here))
+        if here is None:
+            return False
+        if key not in self._tried:
+            self._tried[key] = self._heard(folder)
+        return self._tried[key]
+
+    def _degrade(self, words: str) -> None:
+        if self.degraded == words:
+            return
+        self.degraded, self.degraded_since = words, time.time()
+        self._log.error("degraded", **{REASON: words})
+        self.stop()
+        self.places, self._identities = {}, {}
+        self._engine.adopt_places([])
+        self._follower.forget([b""])
+        self._scans.set_places([], 0.0)
+
+    def _adopt(self, places: dict[bytes, Place], identities: dict[bytes, tuple[int, int] | None], now: float) -> None:
+        changed = [path for path in places | self.places if places.get(path) != self.places.get(path)]
+        swapped = [path for path in identities if self._identities.get(path) != identities[path]]
+        for path in changed:
+            place = places.get(path)
+            if place is None or place.gone:
+                self._log.error(
+                    "part frozen", **{PATH: os.fsdecode(path), REASON: place.gone if place else "removed"}
+                )
+            elif path:
+                self._log.info("part", **{PATH: os.fsdecode(path), REASON: f"{place.mode}: {place.why}"})
+        self.places, self._identities = places, identities
+        self._engine.adopt_places(places.values())
+        self._follower.places = places
+        self._follower.forget([p for p in {*changed, *swapped} if p])
+        known = [(p.path, p.point, p.kind) for p in places.values()]
+        if sorted(known) != sorted(self._catalog.places()):
+            self._catalog.set_places(known)
+        self._start_watch(now)
+        self._scans.set_places(places.values(), now)
+        for path in swapped:
+            self._scans.renew(path, now)
+
+    def _wants_events(self) -> bool:
+        return any(place.mode is WatchMode.EVENTS for place in self.places.values())
+
+    def _start_watch(self, now: float) -> None:
+        self.stop()
+        self._misses.clear()
+        if not self._wants_events():
+            return
+        watch = Watch(self.config.paths.raw, self._wake)
+        try:
+            watch.start()
+        except OSError as error:
+            self._retry_at = now + RETRY_EVENTS_S
+            name = "max_user_watches" if error.errno == errno.ENOSPC else "max_user_instances"
+            limit = inotify.limit(name)
+            remedy = ""
+            if error.errno in (errno.ENOSPC, errno.EMFILE) and limit:
+                remedy = inotify.sysctl_remedy(name, max(inotify.advised_instances(limit), 2 * limit))
+            self.trouble = f"events can't be had: {error.strerror or error}. {remedy}".strip()
+            self._log.error("no events", **{REASON: self.trouble})
+            for path in self.places:
+                self._deaf[path] = "events can't be had"
+            return
+        self.watch = watch
+        self.trouble = ""
+        self._log.info("watching", **{REASON: self.words, COUNT: len(self.places)})

@@ -1,0 +1,83 @@
+"""The parts of the raw folder that are mounted by themselves: how each is watched, and whether it is there at all.
+
+A lab often has one share for each instrument's PC. One that is not mounted leaves an empty folder behind, from which
+nothing may be concluded. Reads the mount table only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanolab_daemon.mounts import Mount, mount_of, mounts_below
+from nanolab_daemon.sections import WatchMode
+
+Hears = Callable[[Path], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The raw folder (path b"") or a mount below it. `gone` says why nothing may be concluded from it now."""
+
+    path: bytes
+    point: str  # where the file system that it is on is mounted
+    kind: str
+    mode: WatchMode  # events or scan
+    why: str
+    gone: str = ""
+
+
+def survey(
+    raw: Path,
+    mode: WatchMode,
+    known: Iterable[tuple[bytes, str, str]],
+    *,
+    table: Sequence[Mount],
+    hears: Hears,
+    deaf: Mapping[bytes, str],
+) -> dict[bytes, Place]:
+    """Find the places of a raw folder.
+
+    `known` are those of before (path, mount point, kind); `deaf` those on which events were seen to fail, with words.
+    """
+    root = Path(os.path.realpath(raw))
+    found: dict[bytes, Place] = {}
+    own = mount_of(root, table)
+    mounts = [(b"", own)] if own is not None else []
+    mounts += [(os.fsencode(mount.point.relative_to(root)), mount) for mount in mounts_below(root, table)]
+    for path, mount in mounts:
+        chosen, why = _mode(mount, root / os.fsdecode(path), mode, hears, deaf.get(path, ""))
+        found[path] = Place(path, str(mount.point), mount.kind, chosen, why)
+    for path, point, kind in known:
+        now = found.get(path)
+        if path:
+            lacking = now is None and os.path.lexists(os.path.join(os.fsencode(root), path))
+        else:  # the raw folder itself was on a file system that was mounted further down
+            lacking = now is not None and len(Path(point).parts) > len(Path(now.point).parts)
+        if lacking:
+            found[path] = Place(path, point, kind, WatchMode.SCAN, "", f"{point} ({kind}) is not mounted")
+    return found
+
+
+def _mode(mount: Mount, folder: Path, wanted: WatchMode, hears: Hears, deaf: str) -> tuple[WatchMode, str]:
+    if wanted is not WatchMode.AUTO:
+        return wanted, "the configuration says so"
+    if mount.remote:
+        return WatchMode.SCAN, f"{mount.kind} tells nothing of what other machines write"
+    if deaf:
+        return WatchMode.SCAN, deaf
+    if not hears(folder):
+        return WatchMode.SCAN, f"no event came from {mount.kind} when it was tried"
+    return WatchMode.EVENTS, f"{mount.kind} is local, and an event came when it was tried"
+
+
+def below(places: Iterable[bytes], path: bytes) -> frozenset[bytes]:
+    """Give those of the places that lie below another one."""
+    return frozenset(p for p in places if p != path and (not path or p.startswith(path + b"/")))
+
+
+def place_of(places: Iterable[bytes], path: bytes) -> bytes:
+    """Give the place on which a file lies: the deepest one above it."""
+    return max((p for p in places if not p or path.startswith(p + b"/")), key=len, default=b"")
