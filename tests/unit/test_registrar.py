@@ -7,20 +7,22 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import outputs
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from inprocess import Folders
 from instrument import it, iv, ivg
 
 from nanolab_daemon.backlog import Backlog, Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, RunRecord
-from nanolab_daemon.registrar import AGAIN, Action, CutRun, Registrar, StageAgain
+from nanolab_daemon.model import FileState
+from nanolab_daemon.registrar import AGAIN, Action, CutRun, Registrar, StageAgain, abandon
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
@@ -368,13 +370,6 @@ class World(RuleBasedStateMachine):
         self.one.check_disk()
         assert_as_fresh(self.one, self.home)
 
-    @invariant()
-    def one_run_has_one_source(self) -> None:
-        for run in self.one.catalog.runs():
-            if not run.source_missing and run.segmentation == "done":
-                record = self.one.catalog.file(run.source)
-                assert record is not None
-
     def teardown(self) -> None:
         try:
             self.one.settle()
@@ -390,15 +385,103 @@ class CrashingWorld(World):
     crashes = True
 
 
-_SETTINGS = {
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-    "print_blob": True,
-    "phases": [Phase.explicit, Phase.generate, *([Phase.shrink] if "SHRINK" in os.environ else [])],
-}
+# Without shrinking: a failure of many steps is told by its blob, and shrinking it would take longer than a test may.
+SEQUENCES = settings(
+    max_examples=int(os.environ.get("NANOLAB_SEQUENCES", "8")),
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+    print_blob=True,
+)
 TestWorld = World.TestCase
-TestWorld.settings = settings(max_examples=int(os.environ.get("EX", "15")), stateful_step_count=25, **_SETTINGS)  # type: ignore[arg-type]
+TestWorld.settings = SEQUENCES
 TestCrashingWorld = CrashingWorld.TestCase
-TestCrashingWorld.settings = settings(
-    max_examples=int(os.environ.get("EX", "15")), stateful_step_count=25, **_SETTINGS
-)  # type: ignore[arg-type]
+TestCrashingWorld.settings = SEQUENCES
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Ledgered]:
+    ledgered = Ledgered(Folders(tmp_path), tmp_path / FILE_NAME)
+    yield ledgered
+    ledgered.catalog.close()
+
+
+def test_known_bytes_must_still_be_known(one: Ledgered) -> None:
+    """When the ledger has learned other bytes of a file meanwhile, `unchanged` is no answer: it is staged again."""
+    path = one.folders.put("a.csv", CONTENTS["whole"])
+    one.settle()
+    known = one.catalog.file(path)
+    assert known is not None
+    job = StageJob(path, known_sha256=known.sha256)
+    one.folders.put("a.csv", CONTENTS["part"])
+    one.settle()
+    one.folders.put("a.csv", CONTENTS["whole"])
+    one.waiting[path] = job
+    one.drain()
+    record = one.catalog.file(path)
+    assert record is not None
+    assert (record.sha256, record.rows, record.state) == (known.sha256, 44, FileState.SEGMENTED)
+    one.check_disk()
+
+
+@pytest.mark.parametrize("order", [["a.csv", "b.csv"], ["b.csv", "a.csv"]])
+def test_dated_copies_converge(one: Ledgered, order: list[str]) -> None:
+    """Of copies that would date one run differently, the first by path is the source, whichever came first."""
+    for name in order:
+        one.folders.put(name, CONTENTS["undated"])
+        os.utime(one.folders.raw / name, (10**9 + 10**6 * "ab".index(name[0]),) * 2)
+        one.settle()
+    (run,) = one.runs().values()
+    assert run.source == b"a.csv"
+    assert run.facts.start_us == 10**15
+    one.check_disk()
+
+
+def test_what_is_to_be_made_again_survives_a_crash(one: Ledgered) -> None:
+    """A staged file that was found damaged is made again, even if the program dies before it gets to it."""
+    one.folders.put("a.csv", CONTENTS["whole"])
+    one.settle()
+    (run,) = one.runs().values()
+    (one.folders.stage / run.stage_file.path).write_bytes(b"damaged")
+    one.act(one.registrar.staged_file_lost(run.run_id))
+    one.registrar.commit()
+    one.crash()
+    one.settle()
+    one.check_disk()
+
+
+def test_published_but_not_recorded_is_taken_away(one: Ledgered) -> None:
+    """What was published just before a crash, of a file that is gone at the next start, does not stay."""
+    path = one.folders.put("a.csv", CONTENTS["whole"])
+    one.scan()
+    one.work(path)
+    assert outputs.published(one.folders.stage)
+    (one.folders.raw / "a.csv").unlink()
+    one.crash()
+    one.settle()
+    assert not outputs.published(one.folders.stage)
+    one.check_disk()
+
+
+def test_foreign_runs_are_never_taken_away(one: Ledgered) -> None:
+    """A run that somebody else published, and this ledger never heard of, stays where it is."""
+    other = replace(one.folders, owner="other").make()
+    staged = other.staged("a.csv", CONTENTS["whole"])
+    (one.folders.raw / "a.csv").unlink()
+    one.crash()
+    one.settle()
+    assert outputs.published(one.folders.stage) == [staged.output.path]
+
+
+def test_touched_file_that_was_given_up_waits_again(one: Ledgered) -> None:
+    """A file without rows that was rejected as abandoned is queued again once somebody touches it."""
+    path = one.folders.put("a.csv", CONTENTS["queued"])
+    one.settle()
+    record = one.catalog.file(path)
+    assert record is not None
+    one.catalog.put_file(abandon(record))
+    os.utime(one.folders.raw / "a.csv", (1, 1))
+    one.scan()
+    one.drain()
+    assert [record.state for record in one.catalog.files()] == [FileState.QUEUED]

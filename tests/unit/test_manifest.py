@@ -1,0 +1,143 @@
+"""The manifest: one row a run, whole at any moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from inprocess import Folders
+from instrument import it, iv
+
+from nanolab_daemon import manifest, publish
+from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.registrar import Registrar
+from nanolab_daemon.tasks import ManifestJob, ManifestWritten, SegmentJob, StageJob
+
+PATH = "_manifest/manifest.parquet"
+
+
+class Lab:
+    """A ledger, and runs put into it."""
+
+    def __init__(self, root: Path) -> None:
+        self.ledger = root / FILE_NAME
+        self.catalog = Catalog.open(self.ledger)
+        self.folders = Folders(root, owner=self.catalog.ledger_id).make()
+        self.registrar = Registrar(self.catalog, self.folders.stage, self.folders.output, time.time)
+
+    def add(self, path: str, contents: bytes) -> None:
+        staged = self.folders.staged(path, contents)
+        self.registrar.staged(StageJob(path.encode()), staged)
+        if staged.facts.swept:
+            job = self.registrar.segment_job(staged.facts.run_id, live=False)
+            assert isinstance(job, SegmentJob)
+            self.registrar.segmented(job, self.folders.cut(staged))
+        self.registrar.commit()
+
+    def write(self) -> pl.DataFrame:
+        manifest.write(self.ledger, self.folders.stage, self.folders.owner)
+        return pl.read_parquet(self.folders.stage / PATH)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def test_one_row_tells_a_run(lab: Lab) -> None:
+    """A run's row says what it is, where it lies, how complete it is, and which voltages it was made with."""
+    lab.add("x/iv.csv", iv(1).first(30).data())
+    lab.add("it.csv", it(2).data())
+    frame = lab.write()
+    first = frame.row(0, named=True)
+    assert frame.height == 2
+    wanted = {
+        "proc": "IV",
+        "status": "segmented",
+        "date": "2025-09-04",
+        "date_origin": "meta",
+        "chip_group": "Alisson",
+        "chip_number": 79,
+        "sample": "F",
+        "rows": 30,
+        "expected_rows": 44,
+        "complete": False,
+        "source_file": "x/iv.csv",
+        "source_missing": False,
+        "revision": 1,
+        "segments": 3,
+        "vsd_start_V": -0.1,
+        "vsd_end_V": 0.1,
+        "vsd_step_V": 0.01,
+        "vg_V": -0.4,
+        "vds_V": None,
+        "wavelength_nm": 455.0,
+        "laser_period_s": None,
+    }
+    assert {key: first[key] for key in wanted} == wanted
+    assert (lab.folders.stage / first["path"]).is_file()
+    assert (lab.folders.output / first["segments_path"]).is_dir()
+    second = frame.row(1, named=True)
+    assert (second["status"], second["segments"], second["rows_outside_segments"]) == ("staged", None, None)
+    assert (second["laser_period_s"], second["complete"]) == (2.0, True)
+
+
+def test_types_do_not_depend_on_contents(lab: Lab) -> None:
+    """The columns and their types are the same without any run, and are plain for DuckDB."""
+    empty = lab.write()
+    lab.add("a.csv", iv(1).data())
+    full = lab.write()
+    assert empty.height == 0
+    assert list(empty.schema.items()) == list(full.schema.items())
+    assert pl.Null not in full.dtypes
+    answer = duckdb.sql(f"select typeof(run_id), typeof(start_dt) from '{lab.folders.stage / PATH}'")
+    assert answer is not None
+    assert answer.fetchall() == [("VARCHAR", "TIMESTAMP WITH TIME ZONE")]
+
+
+def test_readers_always_find_a_whole_one(lab: Lab) -> None:
+    """While it is rebuilt again and again, a reader finds a complete manifest."""
+    lab.add("a.csv", iv(1).data())
+    lab.write()
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                contents = (lab.folders.stage / PATH).read_bytes()
+            except OSError as error:
+                wrong.append(error)
+            else:
+                if not contents.endswith(b"PAR1"):
+                    wrong.append(contents[:10])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(20):
+        lab.write()
+    stop.set()
+    reader.join()
+    assert wrong == []
+    assert lab.folders.bundles() == []
+
+
+def test_failed_manifest_leaves_the_old_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it can't be written, the old one stays and nothing is left behind; the worker blames the machine."""
+    lab.add("a.csv", iv(1).data())
+    before = lab.write()
+    (outcome,) = lab.folders.cut_jobs(ManifestJob(str(lab.ledger), 7))
+    assert outcome == ManifestWritten(7, 1)
+
+    def fail(root: Path) -> None:
+        raise OSError(5, "Input/output error", str(root))
+
+    monkeypatch.setattr(publish, "sync", fail)
+    (outcome,) = lab.folders.cut_jobs(ManifestJob(str(lab.ledger), 8))
+    assert not isinstance(outcome, ManifestWritten)
+    assert pl.read_parquet(lab.folders.stage / PATH).equals(before)
+    assert lab.folders.bundles() == []
