@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-from nanolab_daemon.backlog import Backlog, Rules
+from nanolab_daemon.backlog import Backlog, Reach, Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.config import Config
 from nanolab_daemon.engine import Engine
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.layout import check_paths
 from nanolab_daemon.lock import Lock
+from nanolab_daemon.mounts import read_mounts
+from nanolab_daemon.names import shown_path
+from nanolab_daemon.places import survey
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import StageJob, StageOutcome
@@ -86,16 +89,7 @@ def run(
                 for job in jobs:
                     engine.offer(job)
             elif stage:
-                backlog = Backlog(
-                    config.paths.raw,
-                    name_test(config.watch.include, config.watch.exclude),
-                    catalog,
-                    engine.tally,
-                    rules=rules,
-                    registrar=engine.registrar,
-                    act=lambda actions: engine.act(actions, live=False),
-                    wake=wakeup.call,
-                )
+                backlog = _scan(engine, rules, wakeup)
                 engine.source = backlog
                 backlog.start()
             on_start(engine)
@@ -121,6 +115,35 @@ def run(
             with contextlib.suppress(sqlite3.Error):
                 catalog.close()
             wakeup.close()
+
+
+def _scan(engine: Engine, rules: Rules, wakeup: Wakeup) -> Backlog:
+    """Make one pass over all of the raw folder but the shares that were there once and are not mounted now."""
+    config, catalog = engine.config, engine.catalog
+    places = survey(
+        config.paths.raw, config.watch.mode, catalog.places(), table=read_mounts(), hears=lambda _: True, deaf={}
+    )
+    if b"" in places and places[b""].gone:
+        raise EngineError(
+            f"The raw folder {config.paths.raw} is not what it was: {places[b''].gone}.",
+            advice="Mount it and run the command again; one that has moved for good needs a new state folder.",
+        )
+    engine.adopt_places(places.values())
+    catalog.set_places((place.path, place.point, place.kind) for place in places.values())
+    gone = frozenset(place.path for place in places.values() if place.gone)
+    engine.tally.frozen = sorted(shown_path(path) for path in gone)
+    return Backlog(
+        config.paths.raw,
+        name_test(config.watch.include, config.watch.exclude),
+        catalog,
+        engine.tally,
+        rules=rules,
+        reach=Reach(skip=gone),
+        registrar=engine.registrar,
+        act=lambda actions: engine.act(actions, live=False),
+        trusts=engine.trusts,
+        wake=wakeup.call,
+    )
 
 
 def _give_up_if_hopeless(engine: Engine) -> None:

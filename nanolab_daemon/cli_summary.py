@@ -46,6 +46,7 @@ def summary(ended: Ended, catalog: Catalog | None, command: str, began: float) -
         "complete": {} if catalog is None else {k: list(v) for k, v in catalog.completeness_since(began).items()},
         "missing": tally.missing,
         "missing_ignored": tally.missing_ignored,
+        "frozen": tally.frozen,
         "unreadable_folders": tally.unreadable_folders,
         "timeline": {name: _timeline(line) for name, line in (("stage", tally.stage), ("segment", tally.segment))},
     }
@@ -111,6 +112,11 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             f"WARNING: {found['missing_ignored']:,} known raw files are not there, more than half of all. That looks",
             "  like a share that is not mounted or a wrong --raw-root, so nothing was concluded from it.",
             "  If they really were taken away, all is well: their runs stay published.",
+        ]
+    if found["frozen"]:
+        told += [
+            f"WARNING: not mounted, and left alone: {', '.join(found['frozen'])}.",
+            "  Mount it and run the command again; if it is gone for good, remove the empty folder.",
         ]
     if found["unreadable_folders"]:
         told += [

@@ -53,11 +53,19 @@ class Scans:
         self._begin = begin
         self._ended = ended
         self._parts: dict[bytes, _Part] = {}
+        self._borders: set[bytes] = set()
         self._requests = 0
 
     def set_places(self, places: Iterable[Place], now: float) -> None:
         """Take over a changed set of places; each that is new or changed is scanned at once."""
-        wanted = {place.path: place for place in places if not place.gone}
+        every = {place.path: place for place in places}
+        wanted = {path: place for path, place in every.items() if not place.gone}
+        if every.keys() != self._borders:
+            self._borders = set(every)  # what is not mounted is a border too: the folder below it is another one
+            for part in self._parts.values():
+                self._drop(part)
+                part.memory.clear()
+                part.due = now
         for path in list(self._parts):
             part = self._parts[path]
             if wanted.get(path) != part.place:
@@ -123,7 +131,7 @@ class Scans:
             full = now >= part.due or bool(part.requests)
             if part.running is None and (full or now >= part.quick_due):
                 rules = self._rules(part, usual) if full else usual
-                skip = below(self._parts, part.place.path)
+                skip = below(self._borders, part.place.path)
                 part.order = Order(part.place, skip, rules, part.memory, not full)
                 part.running = self._begin(part.order)
                 part.began = now

@@ -49,6 +49,7 @@ class Tally:
     unreadable_folders: int = 0
     missing: int = 0
     missing_ignored: int = 0
+    frozen: list[str] = field(default_factory=list)  # shares below raw that are not mounted: left alone
     stage: Timeline = field(default_factory=Timeline)
     segment: Timeline = field(default_factory=Timeline)
 
