@@ -15,14 +15,13 @@ from nanolab_daemon.backlog import Backlog, Passed, Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
 from nanolab_daemon.config import Config
 from nanolab_daemon.engine import BACKLOG_FILES, BATCH_BYTES, BATCH_FILES, work_settings
-from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.foresee import Foresight
 from nanolab_daemon.lane import Answer, Condemned, Lane
 from nanolab_daemon.layout import check_paths
 from nanolab_daemon.model import DateOrigin
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.registrar import AGAIN
+from nanolab_daemon.registrar import AGAIN, depends_on_time
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
@@ -255,10 +254,7 @@ class _Planner:
                 self._foresight.judged.discard(path)
                 self._count(path, "unchanged", "unchanged", "touched, but with the bytes that are known")
                 record = self._catalog.file(path) if self._catalog else None
-                if record is not None and record.rejection and record.rejection.cause is RejectCause.ABANDONED:
-                    self._again.add(path)
-                run = self._foresight.run(record.run_id if record else None)
-                if run is not None and run.source == path and run.facts.date_origin is DateOrigin.MTIME:
+                if record is not None and depends_on_time(record, self._foresight.run(record.run_id)):
                     self._again.add(path)
             case Unreadable():
                 self._foresight.judged.discard(path)

@@ -202,15 +202,9 @@ class Registrar:
         if record is None or record.sha256 != outcome.sha256:
             return [StageAgain(job.path)]  # known when the file was offered, and replaced in the ledger since
         self.catalog.set_fingerprint(job.path, outcome.fingerprint)
-        is_abandoned = record.rejection is not None and record.rejection.cause is RejectCause.ABANDONED
-        if is_abandoned or record.state in (FileState.QUEUED, FileState.STARTED):
-            return [StageAgain(job.path)]  # how long it has waited is to be judged anew
-        if record.run_id is None:
-            return []
-        run = self.catalog.run(record.run_id)
-        if run is not None and run.source == job.path and run.facts.date_origin is DateOrigin.MTIME:
-            return [StageAgain(job.path)]  # its date may be another one now
-        return self.resolve(record.run_id)
+        if depends_on_time(record, self.catalog.run(record.run_id) if record.run_id else None):
+            return [StageAgain(job.path)]
+        return self.resolve(record.run_id) if record.run_id else []
 
     # -- the second stage -------------------------------------------------------------------------------------------
 
@@ -387,6 +381,15 @@ class Registrar:
 
     def _temp(self, root: Path) -> Path:
         return publish.temp_folder(root, self.catalog.ledger_id)
+
+
+def depends_on_time(record: FileRecord, run: RunRecord | None) -> bool:
+    """Tell whether the same bytes with another time of last change are to be judged anew."""
+    if record.state in (FileState.QUEUED, FileState.STARTED):
+        return True  # how long it has waited decides whether it is given up
+    if record.rejection is not None and record.rejection.cause is RejectCause.ABANDONED:
+        return True
+    return run is not None and run.source == record.path and run.facts.date_origin is DateOrigin.MTIME
 
 
 def abandon(record: FileRecord) -> FileRecord:
