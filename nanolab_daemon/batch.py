@@ -18,9 +18,8 @@ from nanolab_daemon.engine import Engine
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.layout import check_paths
 from nanolab_daemon.lock import Lock
-from nanolab_daemon.mounts import read_mounts
 from nanolab_daemon.names import shown_path
-from nanolab_daemon.places import survey
+from nanolab_daemon.places import survey_for_a_pass
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import StageJob, StageOutcome
@@ -120,14 +119,7 @@ def run(
 def _scan(engine: Engine, rules: Rules, wakeup: Wakeup) -> Backlog:
     """Make one pass over all of the raw folder but the shares that were there once and are not mounted now."""
     config, catalog = engine.config, engine.catalog
-    places = survey(
-        config.paths.raw, config.watch.mode, catalog.places(), table=read_mounts(), hears=lambda _: True, deaf={}
-    )
-    if b"" in places and places[b""].gone:
-        raise EngineError(
-            f"The raw folder {config.paths.raw} is not what it was: {places[b''].gone}.",
-            advice="Mount it and run the command again; one that has moved for good needs a new state folder.",
-        )
+    places = survey_for_a_pass(config.paths.raw, config.watch.mode, catalog.places())
     engine.adopt_places(places.values())
     catalog.set_places((place.path, place.point, place.kind) for place in places.values())
     gone = frozenset(place.path for place in places.values() if place.gone)

@@ -67,7 +67,7 @@ def plan(made: Plan, *, as_json: bool) -> None:
     if as_json:
         for row in made.rows:
             click.echo(json.dumps(asdict(row)))
-        click.echo(json.dumps({"totals": totals, "causes": dict(made.causes), "seconds": round(made.seconds, 3)}))
+        click.echo(json.dumps({"totals": totals, "causes": dict(made.causes), "frozen": made.frozen}))
         return
     for row in made.rows:
         segments = "" if row.segments is None else f", {row.segments} segments"
@@ -77,6 +77,8 @@ def plan(made: Plan, *, as_json: bool) -> None:
     click.echo(f"A dry run: nothing was written. A real one now would come to: {', '.join(told) or 'nothing'}.")
     if causes:
         click.echo(f"Rejected: {causes}.")
+    if made.frozen:
+        click.echo(f"WARNING: not mounted, and left alone: {', '.join(made.frozen)}.")
 
 
 def offending(line: int | None, text: str | None) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanolab_daemon.mounts import Mount, mount_of, mounts_below
+from nanolab_daemon.errors import EngineError
+from nanolab_daemon.mounts import Mount, mount_of, mounts_below, read_mounts
 from nanolab_daemon.sections import WatchMode
 
 Hears = Callable[[Path], bool]
@@ -59,6 +60,17 @@ def survey(
         if lacking:
             found[path] = Place(path, point, kind, WatchMode.SCAN, "", f"{point} ({kind}) is not mounted")
     return found
+
+
+def survey_for_a_pass(raw: Path, mode: WatchMode, known: Iterable[tuple[bytes, str, str]]) -> dict[bytes, Place]:
+    """Find the places for a single pass, which tries no events; refuse a raw folder that is not what it was."""
+    places = survey(raw, mode, known, table=read_mounts(), hears=lambda _: True, deaf={})
+    if b"" in places and places[b""].gone:
+        raise EngineError(
+            f"The raw folder {raw} is not what it was: {places[b''].gone}.",
+            advice="Mount it and run the command again; one that has moved for good needs a new state folder.",
+        )
+    return places
 
 
 def _mode(mount: Mount, folder: Path, wanted: WatchMode, hears: Hears, deaf: str) -> tuple[WatchMode, str]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from nanolab_daemon.backlog import Backlog, Passed, Rules
+from nanolab_daemon.backlog import Backlog, Passed, Reach, Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
 from nanolab_daemon.config import Config
 from nanolab_daemon.engine import BACKLOG_FILES, BATCH_BYTES, BATCH_FILES, work_settings
@@ -20,6 +20,7 @@ from nanolab_daemon.lane import Answer, Condemned, Lane
 from nanolab_daemon.layout import check_paths
 from nanolab_daemon.model import DateOrigin
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.places import survey_for_a_pass
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.registrar import AGAIN, depends_on_time
 from nanolab_daemon.scan import name_test
@@ -80,6 +81,7 @@ class Plan:
     totals: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    frozen: list[str] = field(default_factory=list)  # shares below raw that are not mounted: left alone
 
 
 def plan(
@@ -139,13 +141,18 @@ class _Planner:
     def run(self) -> Plan:
         wakeup = Wakeup()
         selector = selectors.DefaultSelector()
-        watch = self._config.watch
+        paths, watch = self._config.paths, self._config.watch
+        known = [] if self._catalog is None else self._catalog.places()
+        places = survey_for_a_pass(paths.raw, watch.mode, known)
+        gone = frozenset(place.path for place in places.values() if place.gone)
+        self._plan.frozen = sorted(map(shown_path, gone))
         backlog = Backlog(
-            self._config.paths.raw,
+            paths.raw,
             name_test(watch.include, watch.exclude),
             self._catalog,
             self._tally,
             rules=self._rules,
+            reach=Reach(skip=gone),
             wake=wakeup.call,
             passed=self._passed,
             missed=self._missed,
