@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,14 @@ def children(pid: int) -> list[int]:
 
 def archive(raw: Path, files: int) -> None:
     """Write an archive of small sweeps, each a measurement of its own, quiet since long ago."""
-    template = instrument.iv(1, start=1700000000.0)
+    template = instrument.iv(1)
     old = time.time() - 40 * 86400
     for number in range(files):
         folder = raw / f"day-{number // 160:04d}"
         if number % 160 == 0:
             folder.mkdir(parents=True)
         path = folder / f"IV_{number}.csv"
-        path.write_bytes(template.data().replace(b"1700000000", b"%d" % (1700000000 + number)))
+        path.write_bytes(replace(template, start_time=f"{1700000000 + number}.25").data())
         os.utime(path, (old, old))
 
 

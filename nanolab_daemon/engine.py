@@ -89,6 +89,7 @@ class Engine:
         *,
         segment: bool = True,
         quiet: bool = True,
+        batch_files: int = BATCH_FILES,
         answered: Callable[[StageJob, StageOutcome], None] | None = None,
     ) -> None:
         self.config = config
@@ -115,7 +116,7 @@ class Engine:
             ),
             key=lambda job: job.path,
             size_bytes=lambda job: job.size_bytes,
-            most_jobs=BATCH_FILES,
+            most_jobs=batch_files,
             most_bytes=BATCH_BYTES,
             merge=_merged,
         )
@@ -130,7 +131,7 @@ class Engine:
             ),
             key=lambda job: job.run_id if isinstance(job, SegmentJob) else "",
             size_bytes=lambda _: 0,
-            most_jobs=BATCH_FILES,
+            most_jobs=batch_files,
             most_bytes=BATCH_BYTES,
         )
         self.selector = selectors.DefaultSelector()

@@ -86,6 +86,9 @@ class Registrar:
         """Record that a file holds a run, and publish it if it is the one to publish."""
         facts = outcome.facts
         before = self.catalog.file(job.path)
+        published = self.catalog.run(facts.run_id)
+        if before is None and published is not None and self._is_plain_copy(job, outcome, published):
+            return []
         record = self._record(
             job,
             outcome.fingerprint,
@@ -102,7 +105,6 @@ class Registrar:
         actions = self._left(before, facts.run_id)
         best = self._best(facts.run_id)
         assert best is not None
-        published = self.catalog.run(facts.run_id)
         if published is not None and published.folder == outcome.target and outcome.bundle is None:
             # The ledger says that something was published there, yet the place was free: deleted by hand, or two
             # files of one run raced. What lies there now can't be known, so it is made once more.
@@ -124,6 +126,40 @@ class Registrar:
             publish.withdraw(self.stage_root / outcome.target, self._temp(self.stage_root))
             self._unsynced.add(self.stage_root)
         return actions + self.resolve(facts.run_id)
+
+    def _is_plain_copy(self, job: StageJob, outcome: Staged, published: RunRecord) -> bool:
+        """Record a new path with the bytes that are published already; tell whether it was one.
+
+        Nothing about the other files of the run changes by it. Were all of them asked each time, a folder with
+        thousands of copies would take the square of their number.
+        """
+        if (
+            outcome.bundle is None
+            or job.force
+            or published.source_sha256 != outcome.sha256
+            or published.source_missing
+            or published.folder != outcome.target
+            or _by_path(outcome.facts)
+            or _by_path(published.facts)
+        ):
+            return False
+        publish.discard(Path(outcome.bundle))
+        facts = outcome.facts
+        self.catalog.put_file(
+            self._record(
+                job,
+                outcome.fingerprint,
+                outcome.sha256,
+                FileState.DUPLICATE,
+                None,
+                reason=_COPY_WORDS,
+                proc=facts.proc,
+                run_id=facts.run_id,
+                rows=facts.rows,
+                skip_bad_rows=outcome.skipped,
+            )
+        )
+        return True
 
     def _publish(self, outcome: Staged, record: FileRecord, before: RunRecord | None) -> None:
         facts = outcome.facts
@@ -262,7 +298,17 @@ class Registrar:
         if record is None or not record.present:
             return []
         self.catalog.set_missing(path)
-        return self.resolve(record.run_id) if record.run_id else []
+        if record.run_id is None or self._is_bystander(record):
+            return []
+        return self.resolve(record.run_id)
+
+    def _is_bystander(self, record: FileRecord) -> bool:
+        """Tell whether a file held a run that is published from another file, which is there."""
+        run = self.catalog.run(record.run_id or "")
+        if run is None or run.source_missing or record.state not in (FileState.DUPLICATE, FileState.SUPERSEDED):
+            return False
+        source = self.catalog.file(run.source)
+        return run.source != record.path and source is not None and source.present
 
     def returned(self, record: FileRecord) -> list[Action]:
         """Record that a vanished path is back as it was."""
@@ -310,7 +356,7 @@ class Registrar:
             else:
                 state, words = FileState.STAGED, _published_words(run.facts.swept)
         elif record.sha256 == best.sha256:
-            state, words = FileState.DUPLICATE, "It holds the same bytes as another file, whose run is published."
+            state, words = FileState.DUPLICATE, _COPY_WORDS
         else:
             state = FileState.SUPERSEDED
             words = (
@@ -424,6 +470,9 @@ def _is_as_recorded(root: Path, files: Iterable[OutputFile]) -> bool:
         return all(hashlib.sha256((root / one.path).read_bytes()).hexdigest() == one.sha256 for one in files)
     except OSError:
         return False
+
+
+_COPY_WORDS = "It holds the same bytes as another file, whose run is published."
 
 
 def _published_words(swept: bool) -> str:

@@ -38,6 +38,9 @@ from nanolab_daemon.wakeup import Wakeup
 from nanolab_daemon.watch import Kind
 
 STOP_S = 8.0
+BATCH_FILES = 8
+"""A live file waits for a worker to end its batch, so the daemon's are small; a backfill's are not."""
+
 HINTS_A_STEP = 2000
 LOOKS_A_STEP = 500
 RESCAN_SOON_S = 0.2
@@ -76,7 +79,7 @@ class Daemon:
         self._reload = reload
         self._log = logger(__name__)
         self._wakeup = Wakeup()
-        self._engine = Engine(config, catalog, quiet=False, answered=self._answered)
+        self._engine = Engine(config, catalog, quiet=False, batch_files=BATCH_FILES, answered=self._answered)
         self._follower = Follower(config, self._engine, registry)
         self._scans = Scans(self._begin_pass, self._end_pass)
         self._lookout = Lookout(config, catalog, self._engine, self._follower, self._scans, self._wakeup.call)
