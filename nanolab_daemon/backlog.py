@@ -115,6 +115,7 @@ class Backlog:
         self._missing: list[bytes] = []
         self._followed: set[bytes] = set()  # old names of files that have new ones
         self.trouble: OSError | None = None  # why not even the first folder could be listed
+        self._failure: BaseException | None = None
         self._ended = False
         self._stopped = False
         self.finished = False
@@ -134,18 +135,23 @@ class Backlog:
                 continue
 
     def _walk(self) -> None:
-        reach = self._reach
-        if reach.changed_only and reach.memory is not None:
-            listings = walk_changed(self._root, self._test, reach.memory, skip=reach.skip)
-        else:
-            listings = walk(self._root, self._test, reach.start, skip=reach.skip, memory=reach.memory)
-        for listing in listings:
-            if self._stopped:
-                return
-            self._listings.put(listing)
-            self._wake()
+        try:
+            for listing in self._walked():
+                if self._stopped:
+                    return
+                self._listings.put(listing)
+                self._wake()
+        except BaseException as error:  # noqa: BLE001 -- not swallowed: raised again in the other thread
+            # Told where it is seen, in the engine's thread: a pass that ends without a word would never end.
+            self._failure = error
         self._listings.put(None)
         self._wake()
+
+    def _walked(self) -> Iterator[Listing]:
+        reach = self._reach
+        if reach.changed_only and reach.memory is not None:
+            return walk_changed(self._root, self._test, reach.memory, skip=reach.skip)
+        return walk(self._root, self._test, reach.start, skip=reach.skip, memory=reach.memory)
 
     def take(self, most: int) -> Iterator[StageJob]:
         """Give about `most` files that are to be staged, without waiting."""
@@ -164,6 +170,8 @@ class Backlog:
             except queue.Empty:
                 return
             if listing is None:
+                if self._failure is not None:
+                    raise self._failure
                 self._ended = True
                 self._conclude()
             else:
