@@ -6,7 +6,10 @@ with the procedure's name, its parameters, and what happens to it (finish, abort
 
 from __future__ import annotations
 
+import _pyio
+import builtins
 import json
+import os
 import sys
 import time
 import warnings
@@ -118,5 +121,13 @@ def main(folder: Path, plan: list[dict[str, Any]]) -> None:
         print(json.dumps({"file": str(file), "ended": time.time()}), flush=True)
 
 
+def write_as_windows_does() -> None:
+    """Let text files have CRLF line ends, as on an instrument's PC: Python's own slower files ask os.linesep."""
+    os.linesep = "\r\n"
+    builtins.open = _pyio.open  # type: ignore[assignment]
+
+
 if __name__ == "__main__":
+    if "--crlf" in sys.argv:
+        write_as_windows_does()
     main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,23 +76,43 @@ class Reader:
             self.torn.append(f"{path}: {error}")
 
 
+@contextlib.contextmanager
+def share(source: Path, target: Path) -> Iterator[None]:
+    """Mount a folder by a program in user space, which tells this side nothing of what is written on the other."""
+    source.mkdir()
+    subprocess.run(["bindfs", source, target], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", target], check=True)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", WATCHES)
+@pytest.mark.parametrize("mode", ["events", "scan", "share", "crlf"])
 def test_pymeasure(tmp_path: Path, mode: str) -> None:
     """Each sweep of PyMeasure is published whole, soon after its end, and no reader ever finds half a file."""
-    lab = Lab(tmp_path, watch=WATCHES[mode])
+    lab = Lab(tmp_path, watch=WATCHES.get(mode, WATCHES["events"]))
+    folder = lab.raw
     states: list[dict[bytes, str]] = []
     delays_s: list[float] = []
     with contextlib.ExitStack() as stack:
+        if mode == "share":
+            if os.geteuid() or not shutil.which("bindfs"):
+                pytest.skip("needs root and bindfs; CI has both")
+            folder = tmp_path / "the other side"
+            stack.enter_context(share(folder, lab.raw))
+            lab.config = replace(lab.config, watch=replace(WATCHES["scan"], mode=WatchMode.AUTO))
         stack.enter_context(lab.process())
         reader = stack.enter_context(Reader(lab.stage, lab.output))
         script = Path(__file__).parent.parent / "pymeasure_lab.py"
-        command = [sys.executable, script, lab.raw / "2026-11-24", json.dumps(PLAN)]
+        command = [sys.executable, script, folder / "2026-11-24", json.dumps(PLAN)]
+        command += ["--crlf"] if mode == "crlf" else []
         pc = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         assert pc.stdout is not None
         for line in pc.stdout:
             ended = json.loads(line)
-            name = os.path.relpath(ended["file"], lab.raw)
+            name = os.path.relpath(ended["file"], folder)
+            assert (b"\r\n" in Path(ended["file"]).read_bytes()) == (mode == "crlf")
             until(lambda n=name: lab.state_of(n) == "segmented", 15, f"for {name}, {lab.files()}")
             run = next(r for r in lab.runs().values() if os.fsdecode(r.source) == name)
             delays_s.append(run.segmented_at - ended["ended"])
@@ -107,12 +130,14 @@ def test_pymeasure(tmp_path: Path, mode: str) -> None:
         assert by_name["IV2026-11-24_2.csv"].facts.with_light
         assert lab.state_of("2026-11-24/IV2026-11-24_5.csv") == "queued"
         assert states[0][b"2026-11-24/IV2026-11-24_2.csv"] in ("queued", "started", "measuring")
+        root = (lab.status() or {})["places"]["."]
+        assert root["mode"] == ("scan" if mode in ("scan", "share") else "events"), root
+        assert_converged(lab)
     assert reader.reads
     assert not reader.torn
     # The promise is 2 s; a busy machine gets more here, since a test is no benchmark.
     assert max(delays_s) < 8.0, delays_s
     print("seconds from PyMeasure's end to the last segment:", [round(d, 2) for d in delays_s])
-    assert_converged(lab)
 
 
 def test_run_and_backfill_give_equal_outputs(tmp_path: Path) -> None:
@@ -169,3 +194,22 @@ def test_stop_is_graceful(tmp_path: Path) -> None:
     with lab.process():
         lab.wait_quiet()
     assert_converged(lab)
+
+
+@pytest.mark.slow
+def test_live_before_backlog(tmp_path: Path) -> None:
+    """A file that an instrument closes while thousands wait is published before they are."""
+    lab = Lab(tmp_path, watch=WATCHES["events"])
+    old = time.time() - 86400
+    template = instrument.iv(1)
+    waiting = 3000
+    for number in range(waiting):
+        path = lab.raw / str(number // 100) / f"{number}.csv"
+        replace(template, start_time=f"{1700000000 + number}.5").write(path)
+        os.utime(path, (old, old))
+    with lab.process():
+        until(lambda: len(lab.runs()) > 50, 60)
+        for number in range(5):
+            instrument.iv(10 + number, start=1760000000.0 + number).write(lab.raw / "live" / f"{number}.csv")
+            until(lambda n=number: lab.state_of(f"live/{n}.csv") == "segmented", 60)
+        assert len(lab.runs()) < waiting, "the backlog was done before anything could overtake it"

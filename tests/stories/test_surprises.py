@@ -218,3 +218,69 @@ def test_late_rows_publish_again(tmp_path: Path) -> None:
         lab.wait_quiet()
         assert [run.revision for run in lab.runs().values()] == [2]
     assert_converged(lab)
+
+
+def test_a_folder_moved_out_is_no_ghost(tmp_path: Path) -> None:
+    """What is written into a folder after it was moved out of raw concerns nobody, and its runs stay."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    instrument.iv(1).write(lab.raw / "day" / "one.csv")
+    with lab.daemon():
+        lab.wait_quiet()
+        (lab.raw / "day").rename(tmp_path / "elsewhere")
+        instrument.iv(2, start=1757100000.0).write(tmp_path / "elsewhere" / "ghost.csv")
+        until(lambda: all(run.source_missing for run in lab.runs().values()), 20)
+        lab.wait_quiet()
+        assert len(lab.runs()) == 1
+        assert not lab.files()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_in_the_watch_is_survived(tmp_path: Path) -> None:
+    """An exception in the observer's own thread costs the watch its life, not the daemon any file."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    with lab.daemon() as daemon:
+        lab.wait_quiet()
+        watch = daemon._lookout.watch
+        assert watch is not None
+        original = watch.hint
+
+        def fail(*_: object) -> None:
+            watch.hint = original  # type: ignore[method-assign]
+            raise RuntimeError
+
+        watch.hint = fail  # type: ignore[method-assign]
+        instrument.iv(1).write(lab.raw / "one.csv")
+        until(lambda: published(lab, "one.csv"), 20)
+        instrument.iv(2, start=1757100000.0).write(lab.raw / "two.csv")
+        until(lambda: published(lab, "two.csv"), 20)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; CI runs this as a plain user too")
+def test_a_raw_folder_that_is_closed_to_us(tmp_path: Path) -> None:
+    """A raw folder without rights is told and waited for, and nothing in it counts as gone."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    instrument.iv(1).write(lab.raw / "one.csv")
+    with lab.daemon():
+        lab.wait_quiet()
+        before = lab.files()
+        lab.raw.chmod(0)
+        until(lambda: (lab.status() or {})["degraded"])
+        assert lab.files() == before
+        lab.raw.chmod(0o755)
+        until(lambda: not (lab.status() or {})["degraded"])
+        lab.wait_quiet()
+        assert lab.files() == before
+
+
+def test_held_open_and_continued(tmp_path: Path) -> None:
+    """A file that its writer keeps open, with pauses longer than it takes to settle, ends with all its rows."""
+    lab = Lab(tmp_path, watch=replace(HINTS_ONLY, quiet_s=0.2))
+    one = replace(instrument.it(1, rows=9), parameters={})
+    with lab.daemon():
+        with (lab.raw / "one.csv").open("wb", buffering=0) as file:
+            file.write(one.data(3))
+            until(lambda: published(lab, "one.csv"), 20)
+            file.write(one.data(6)[len(one.data(3)) :])
+        until(lambda: [run.facts.rows for run in lab.runs().values()] == [6], 20)
+        lab.wait_quiet()
+    assert_converged(lab)
