@@ -11,9 +11,10 @@ from pathlib import Path
 
 import instrument
 import pytest
-from lab import QUICK, SCAN_ONLY, Lab, assert_converged, until
+from lab import QUICK, SCAN_ONLY, InlinePool, Lab, assert_converged, until
 
 from nanolab_daemon.config import Watch
+from nanolab_daemon.tasks import StageJob
 
 # A rescan so rare that within a test only hints, and the scans that they lead to, can find a file.
 HINTS_ONLY = replace(QUICK, rescan_s=600.0)
@@ -284,3 +285,60 @@ def test_held_open_and_continued(tmp_path: Path) -> None:
         until(lambda: [run.facts.rows for run in lab.runs().values()] == [6], 20)
         lab.wait_quiet()
     assert_converged(lab)
+
+
+# -- what random sequences have found --------------------------------------------------------------------------------
+
+
+def test_nonsense_in_a_header_without_rows(tmp_path: Path) -> None:
+    """A header without rows whose start time is no time is rejected by the daemon as it is by a backfill."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    with lab.daemon():
+        (lab.raw / "one.csv").write_bytes(replace(instrument.iv(1), start_time="no time at all").data(0))
+        until(lambda: lab.state_of("one.csv") == "rejected", 20)
+        lab.wait_quiet()
+    assert_converged(lab)
+
+
+@pytest.mark.parametrize("way", ["live", "backlog"])
+def test_gone_between_reading_and_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """A file that is deleted when a worker has read it, but the ledger does not know it yet, does not stay there."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    file = lab.raw / "one.csv"
+
+    def delete(pool: str) -> None:
+        if pool == "stage":
+            file.unlink(missing_ok=True)
+
+    monkeypatch.setattr(InlinePool, "meanwhile", staticmethod(delete))
+    if way == "backlog":
+        instrument.iv(1).write(file)
+        os.utime(file, (time.time() - 3600,) * 2)
+    with lab.daemon():
+        if way == "live":
+            instrument.iv(1).write(file)
+        until(lab.runs, 20)
+        until(lambda: not lab.files(), 20)
+        assert all(run.source_missing for run in lab.runs().values())
+
+
+def test_changed_between_decision_and_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that seemed to wait, but has rows when the worker comes to it, is not published with them."""
+    lab = Lab(tmp_path, watch=replace(HINTS_ONLY, settle_s=0.1))
+    one = instrument.iv(1)
+    with lab.daemon() as daemon:
+        original = daemon._engine.offer
+
+        def offer(job: StageJob) -> None:
+            monkeypatch.setattr(daemon._engine, "offer", original)
+            (lab.raw / "one.csv").write_bytes(one.data(3))
+            original(job)
+
+        monkeypatch.setattr(daemon._engine, "offer", offer)
+        (lab.raw / "one.csv").write_bytes(one.data(0))
+        until(lambda: lab.state_of("one.csv") == "measuring", 20)
+        with (lab.raw / "one.csv").open("ab") as file:
+            file.write(one.data()[len(one.data(3)) :])
+        until(lambda: published(lab, "one.csv"), 20)
+        lab.wait_quiet()
+    assert [run.revision for run in lab.runs().values()] == [1]
