@@ -164,6 +164,7 @@ class Backlog:
                 continue
             if self._ended:
                 self.finished = True
+                self._wake()  # whoever owns the pass need not wait for something else to happen
                 return
             try:
                 listing = self._listings.get_nowait()

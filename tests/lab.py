@@ -116,6 +116,12 @@ class Lab:
             log=Log(),
         )
 
+    def age(self, seconds: float = 3600.0) -> None:
+        """Let all files be old: what nobody was seen to close waits for the silence that its header allows."""
+        then = time.time() - seconds
+        for path in self.raw.rglob("*.csv"):
+            os.utime(path, (then, then), follow_symlinks=False)
+
     # -- the daemon in a thread
 
     @contextlib.contextmanager

@@ -144,6 +144,7 @@ def test_run_and_backfill_give_equal_outputs(tmp_path: Path) -> None:
     """The same folder through the daemon and through a backfill gives the same files, verdicts and manifest."""
     lab = Lab(tmp_path, watch=replace(QUICK, settle_s=0.05))
     instrument.lab(lab.raw, 12)
+    lab.age()
     with lab.process():
         instrument.iv(77, start=1757900000.0).write(lab.raw / "late" / "IV.csv")
         status = lab.wait_quiet()
@@ -175,6 +176,7 @@ def test_parent_killed(tmp_path: Path) -> None:
     status: dict[str, Any] = lab.wait_quiet()
     pids = [worker["pid"] for pool in status["pools"] for worker in pool["workers"]]
     instrument.lab(lab.raw, 8)
+    lab.age()
     daemon.kill()
     daemon.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 5, "for the workers to be gone")
@@ -187,6 +189,7 @@ def test_stop_is_graceful(tmp_path: Path) -> None:
     """SIGTERM in the middle of a load ends the daemon with code 0 and without a temporary file or a traceback."""
     lab = Lab(tmp_path)
     instrument.lab(lab.raw, 60)
+    lab.age()
     with lab.process():
         pass
     assert "Traceback" not in (lab.home / "daemon.log").read_text()
