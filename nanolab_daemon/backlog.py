@@ -39,6 +39,7 @@ class Rules:
     selection: Selection = field(default_factory=Selection)
     abandoned_after_s: float = 86400.0
     infer_missing: bool = True
+    accept_missing: bool = False  # believe it, however many known files are gone
     steady: bool = False  # only what is still as the scan saw it; otherwise a file is taken as it stands
 
 
@@ -114,6 +115,7 @@ class Backlog:
         self._failed: set[bytes] = set()
         self._missing: list[bytes] = []
         self._followed: set[bytes] = set()  # old names of files that have new ones
+        self.shrunk = (0, 0)  # how many of how many known files are gone, if that is too many to be believed
         self.trouble: OSError | None = None  # why not even the first folder could be listed
         self._failure: BaseException | None = None
         self._ended = False
@@ -283,8 +285,9 @@ class Backlog:
         self._missing = [path for path in self._missing if self._is_missing(path)]
         if len(self._missing) > SHRINK_FILES:
             present = sum(len(self._catalog.known_in(folder)) for folder in folders)
-            if len(self._missing) > SHRINK_PART * present:
-                self._tally.missing_ignored = len(self._missing)
+            if len(self._missing) > SHRINK_PART * present and not self._rules.accept_missing:
+                self._tally.missing_ignored += len(self._missing)
+                self.shrunk = (len(self._missing), present)
                 return
         for path in self._missing:
             self._tally.missing += 1

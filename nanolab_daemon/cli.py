@@ -83,6 +83,11 @@ def pass_options(command: Command) -> Command:
         json_option,
         click.option("--strict", is_flag=True, help="Exit with 3 if a file was rejected."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, file by file, and write nothing."),
+        click.option(
+            "--accept-missing",
+            is_flag=True,
+            help="Believe it when most known raw files are gone: they were taken away on purpose.",
+        ),
         click.option("--force", is_flag=True, help="Do known and unchanged files again too."),
         selection_options,
     ):
@@ -98,6 +103,7 @@ def _one_pass(
     until: str | None,
     procedures: tuple[str, ...],
     force: bool,
+    accept_missing: bool,
     dry_run: bool,
     strict: bool,
     as_json: bool,
@@ -111,7 +117,14 @@ def _one_pass(
     if dry_run:
         return cli_batch.dry_run(config, selection, force=force, segment=segment, as_json=as_json, strict=strict)
     return cli_batch.work(
-        config, command, selection=selection, force=force, segment=segment, as_json=as_json, strict=strict
+        config,
+        command,
+        selection=selection,
+        force=force,
+        accept_missing=accept_missing,
+        segment=segment,
+        as_json=as_json,
+        strict=strict,
     )
 
 

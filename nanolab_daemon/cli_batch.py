@@ -25,6 +25,7 @@ def work(
     *,
     selection: Selection | None = None,
     force: bool = False,
+    accept_missing: bool = False,
     stage: bool = True,
     segment: bool = True,
     as_json: bool = False,
@@ -40,7 +41,12 @@ def work(
     from nanolab_daemon.tasks import Selection
 
     chosen = selection or Selection()
-    rules = Rules(force=force, selection=chosen, abandoned_after_s=config.watch.abandoned_after_s)
+    rules = Rules(
+        force=force,
+        selection=chosen,
+        abandoned_after_s=config.watch.abandoned_after_s,
+        accept_missing=accept_missing,
+    )
     check_paths(config)
     handed_over = _to_daemon(config, command)
     following = 0
@@ -61,7 +67,7 @@ def work(
         ended: Ended
         if handed_over:
             try:
-                ended, following = cli_handover.backfill(config, chosen, force=force, show=show)
+                ended, following = cli_handover.backfill(config, rules, show=show)
             except KeyboardInterrupt:
                 complain("Interrupted. The daemon goes on with the work.")
                 return EXIT_INTERRUPTED

@@ -12,11 +12,12 @@ from typing import Any
 
 from nanolab_daemon import control
 from nanolab_daemon.again import judged_after
+from nanolab_daemon.backlog import Rules
 from nanolab_daemon.batch import Ended
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.tally import Tally
-from nanolab_daemon.tasks import Selection, StageJob
+from nanolab_daemon.tasks import StageJob
 
 LOOK_EVERY_S = 0.25
 
@@ -26,14 +27,18 @@ def daemon_runs(config: Config) -> bool:
     return control.ask(config.paths.state, {"ask": "status"}) is not None
 
 
-def backfill(
-    config: Config, selection: Selection, *, force: bool, show: Callable[[Tally, bool], None]
-) -> tuple[Ended, int]:
+def backfill(config: Config, rules: Rules, *, show: Callable[[Tally, bool], None]) -> tuple[Ended, int]:
     """Have the daemon make a pass and watch it to its end; tell also how many files it goes on following."""
     began = time.monotonic()
     before = _status(config)
-    wish = {"procedures": sorted(selection.procedures), "since": selection.since, "until": selection.until}
-    answer = _asked(config, {"ask": "backfill", "force": force, "selection": wish})
+    chosen = rules.selection
+    question = {
+        "ask": "backfill",
+        "force": rules.force,
+        "accept_missing": rules.accept_missing,
+        "selection": {"procedures": sorted(chosen.procedures), "since": chosen.since, "until": chosen.until},
+    }
+    answer = _asked(config, question)
     number = int(answer["pass"])
     while True:
         now = _status(config)

@@ -111,7 +111,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
         told += [
             f"WARNING: {found['missing_ignored']:,} known raw files are not there, more than half of all. That looks",
             "  like a share that is not mounted or a wrong --raw-root, so nothing was concluded from it.",
-            "  If they really were taken away, all is well: their runs stay published.",
+            "  If they were taken away on purpose, say so: nanolab-daemon backfill --accept-missing",
         ]
     if found["frozen"]:
         told += [

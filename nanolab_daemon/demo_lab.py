@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanolab_daemon.errors import UsageError
+from nanolab_daemon.errors import EngineError, UsageError
 from nanolab_daemon.model import FileState
 from nanolab_daemon.simulate import Course, Measurement, it, iv, ivg
 
@@ -86,7 +86,10 @@ def folder(keep: Path | None) -> Iterator[Path]:
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise UsageError(f"{keep} is not an empty folder: name a new one with --keep.")
-    keep.mkdir(parents=True, exist_ok=True)
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"{keep} can't be made: {error.strerror}.", advice="Name another with --keep.") from error
     yield keep.absolute()
 
 

@@ -445,6 +445,7 @@ class Engine:
             case Segmented():
                 assert isinstance(job, SegmentJob)
                 self.tally.segmented_done += 1
+                self.tally.to_segment = max(self.tally.to_segment, self.tally.segmented_done)
                 self.tally.segments += len(outcome.outputs)
                 self.tally.segment.add(1, now - self._began)
                 self.act(self.registrar.segmented(job, outcome), live=job.live)
@@ -532,4 +533,5 @@ def work_settings(config: Config, owner: str) -> WorkSettings:
         min_segment_points=config.segments.min_segment_points,
         max_file_bytes=config.limits.max_file_mb << 20,
         max_header_bytes=config.limits.max_header_kb << 10,
+        max_columns=config.limits.max_columns,
     )

@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\\(?:(\\)|([nrt])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
 
 _QUANTITY = re.compile(
-    r"\s*([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf))(?:\s+([^\s0-9.+-]\S*))?\s*"
+    r"\s*([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf))(?:\s+([^\s0-9.+-]\S*)|(?<=[0-9.])([^\W\d_]\S*))?\s*"
 )
 
 
@@ -88,7 +88,7 @@ def quantity(text: str) -> Quantity:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         return Quantity(None, None, text)
-    return Quantity(float(match[1]), match[2], text)
+    return Quantity(float(match[1]), match[2] or match[3], text)
 
 
 def shortened(text: str) -> str:

@@ -20,6 +20,7 @@ from nanolab_daemon.engine import Engine, identity
 from nanolab_daemon.follow import Follower
 from nanolab_daemon.log import COUNT, PATH, REASON, logger
 from nanolab_daemon.mounts import read_mounts
+from nanolab_daemon.names import shown_path
 from nanolab_daemon.places import Place, place_of, survey
 from nanolab_daemon.scans import Scans
 from nanolab_daemon.sections import WatchMode
@@ -27,9 +28,13 @@ from nanolab_daemon.watch import Watch
 
 CHECK_EVERY_S = 1.0
 RETRY_EVENTS_S = 60.0
+RECOUNT_S = 1.0
 MISSES_ALLOWED = 3
 MISSED_AFTER_S = 2.0
 """An event that has not come after so long does not come any more."""
+
+
+_ACCEPT = "If they were taken away on purpose: nanolab-daemon backfill --accept-missing"
 
 
 class Lookout:
@@ -60,6 +65,9 @@ class Lookout:
         self._deaf: dict[bytes, str] = {}
         self._misses: Counter[bytes] = Counter()
         self._identities: dict[bytes, tuple[int, int] | None] = {}
+        self._shortages = 0
+        self._limited: frozenset[bytes] = frozenset()  # places on which not every folder can be watched
+        self._shrunk: dict[bytes, str] = {}
         self._retry_at = 0.0
         self._tried: dict[tuple[bytes, str], bool] = {}
 
@@ -117,20 +125,54 @@ class Lookout:
         if self._misses:
             self._misses.pop(place_of(self.places, path), None)
 
-    def scanned(self) -> None:
-        """After a full pass, see whether every folder it met is watched: the kernel may refuse some in silence."""
-        if self.watch is None:
+    def scanned(self, now: float) -> None:
+        """After a full pass, see whether every folder it met is watched: the kernel may refuse some in silence.
+
+        A folder that was made an instant ago may not be watched yet, so it has to be seen twice.
+        """
+        if self.watch is None or self.config.watch.mode is WatchMode.SCAN:
             return
-        folders, watched = self._scans.folders(WatchMode.EVENTS), self.watch.count()
-        if watched is None or watched >= folders or self.config.watch.mode is WatchMode.SCAN:
+        wanted = {p.path for p in self.places.values() if p.mode is WatchMode.EVENTS or p.path in self._limited}
+        folders, watched = self._scans.folders(wanted), self.watch.count()
+        if watched is None or watched >= folders:
+            self._shortages = 0
+            if self._limited:
+                self._log.info("every folder is watched again")
+                self._deaf = {path: words for path, words in self._deaf.items() if path not in self._limited}
+                self._limited, self.trouble = frozenset(), ""
+            return
+        self._shortages += 1
+        if self._shortages == 1:
+            self._scans.soon(now + RECOUNT_S)
             return
         remedy = inotify.sysctl_remedy("max_user_watches", inotify.advised_watches(folders))
         words = f"only {watched} of {folders} folders can be watched"
-        if not self.trouble:
+        if not self._limited:
             self._log.error("the limit of watches is reached", **{REASON: words}, remedy=remedy)
         self.trouble = f"{words}. {remedy}"
-        for path in self.places:
-            self._deaf[path] = words
+        self._limited = frozenset(wanted)
+        self._deaf |= dict.fromkeys(wanted, words)
+
+    def shrunk(self, place: bytes, gone: int, known: int) -> None:
+        """Take note of how many known files of a place were not met all at once; 0: that it is well."""
+        if not gone:
+            if self._shrunk.pop(place, None):
+                self._log.info("recovered", **{PATH: shown_path(place)})
+            return
+        words = f"{gone} of {known} known files are not there, all at once: nothing is concluded from it"
+        if self._shrunk.get(place) != words:
+            self._log.error("frozen", **{PATH: shown_path(place), REASON: words}, remedy=_ACCEPT)
+        self._shrunk[place] = words
+
+    @property
+    def frozen_words(self) -> list[str]:
+        """What is frozen and why, a sentence each, with what to do about it."""
+        found = [
+            f"{shown_path(place.path)}: {place.gone}; nothing is concluded from it."
+            for place in self.places.values()
+            if place.gone
+        ]
+        return found + [f"{shown_path(path) or 'raw'}: {words}. {_ACCEPT}" for path, words in self._shrunk.items()]
 
     def describe(self) -> dict[str, object]:
         """Tell of each part how it is watched and why, as plain data for JSON."""

@@ -145,14 +145,21 @@ class Procedure:
             return None
         read = quantity(text)
         known = self.parameters.get(name)
-        if read.value is None or read.value != read.value or (read.unit and known and read.unit != known.unit):
+        if read.value is None or read.value != read.value:
             return None
-        return read.value
+        if not read.unit or known is None or read.unit == known.unit:
+            return read.value
+        scale = _scale(read.unit, known.unit or "")
+        return None if scale is None else read.value * scale
 
     def light(self, header: Header) -> Light:
         """Tell whether the laser was on: its voltage decides, for a dark run's header keeps the wavelength."""
         voltage = self.number(header, self.laser_voltage)
-        return Light(bool(voltage), self.number(header, self.wavelength), voltage)
+        written = self.parameter(header, self.laser_voltage) if self.laser_voltage else None
+        # A voltage in a unit that nobody knows can't be given in volts, but it is a voltage, and not 0.
+        value = voltage if voltage is not None else quantity(written or "").value
+        on = value is not None and value == value and value != 0
+        return Light(on, self.number(header, self.wavelength), voltage)
 
     def chip(self, header: Header) -> tuple[str | None, int | None, str | None]:
         """Return chip group, chip number and sample, each None where the procedure or the file has none."""
@@ -166,6 +173,12 @@ class Procedure:
         """Return the parameters that go to the manifest, by manifest column, as far as the file has them."""
         values = ((column, self.number(header, name)) for column, name in self.manifest.items())
         return {column: value for column, value in values if value is not None}
+
+
+def _scale(unit: str, wanted: str) -> float | None:
+    """Return by what a number in one unit is to be multiplied to be one in another; None if they don't fit."""
+    prefix = unit.removesuffix(wanted) if wanted and unit.endswith(wanted) else ""
+    return _PREFIXES.get(prefix)
 
 
 class Registry:
@@ -230,6 +243,7 @@ def unknown_procedure(name: str) -> Procedure:
     )
 
 
+_PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6}
 _TABLES = ("column_aliases", "parameters", "renamed", "manifest")
 _NAMES_OF_PARAMETERS = (
     *("start", "end", "step", "repeat", "burn_in"),

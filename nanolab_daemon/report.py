@@ -174,6 +174,10 @@ def _health(holder: lock.Holder | None, live: Mapping[str, Any] | None, trouble:
     for word in ("degraded", "paused"):
         if live.get(word):
             return f"{word}: {live[word]}"
+    if live.get("frozen"):
+        return "partly frozen: " + " ".join(live["frozen"])
+    if live.get("trouble"):
+        return f"well, but {live['trouble']}"
     return "well"
 
 

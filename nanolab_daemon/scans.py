@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nanolab_daemon.backlog import Backlog, Rules
@@ -96,9 +96,9 @@ class Scans:
             part.memory.clear()
             part.due = now
 
-    def folders(self, mode: WatchMode) -> int:
-        """Count the folders that the last full passes met on places of one mode."""
-        return sum(len(part.memory) for part in self._parts.values() if part.place.mode is mode)
+    def folders(self, places: Collection[bytes]) -> int:
+        """Count the folders that the last full passes met on some places."""
+        return sum(len(part.memory) for path, part in self._parts.items() if path in places)
 
     @property
     def finished(self) -> bool:
@@ -131,8 +131,9 @@ class Scans:
             full = now >= part.due or bool(part.requests)
             if part.running is None and (full or now >= part.quick_due):
                 rules = self._rules(part, usual) if full else usual
+                memory: Memory = {} if full else part.memory  # a full pass forgets folders that are gone
                 skip = below(self._borders, part.place.path)
-                part.order = Order(part.place, skip, rules, part.memory, not full)
+                part.order = Order(part.place, skip, rules, memory, not full)
                 part.running = self._begin(part.order)
                 part.began = now
                 if full:
@@ -155,6 +156,7 @@ class Scans:
         part.running.stop()
         part.running = None
         part.seconds = now - part.began
+        part.memory = part.order.memory
         if not part.order.changed_only:
             part.served = part.serving
         if part.place.mode is WatchMode.SCAN:

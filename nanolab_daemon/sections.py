@@ -109,6 +109,7 @@ class Limits:
 
     max_file_mb: int = setting(512, Integer(1, 1 << 20))
     max_header_kb: int = setting(1024, Integer(1, 1 << 20))
+    max_columns: int = setting(1000, Integer(1, 10_000))
     min_free_mb: int = setting(1024, Integer(0, 1 << 30))
     min_free_percent: float = setting(5.0, Number(0, 100, "percent"))
 

@@ -26,7 +26,7 @@ from nanolab_daemon.errors import EngineError, NanolabError
 from nanolab_daemon.follow import Follower
 from nanolab_daemon.layout import check_paths
 from nanolab_daemon.lock import Lock
-from nanolab_daemon.log import COUNT, PATH, REASON, SIGNAL, configure, logger
+from nanolab_daemon.log import PATH, REASON, SIGNAL, configure, logger
 from nanolab_daemon.lookout import CHECK_EVERY_S, Lookout
 from nanolab_daemon.model import Fingerprint
 from nanolab_daemon.names import shown_path
@@ -152,8 +152,8 @@ class Daemon:
 
     def _begin_pass(self, order: Order) -> Backlog:
         tally = self._engine.tally
-        if not order.changed_only:
-            tally.missing_ignored = 0
+        if not order.changed_only and not order.place.path:
+            tally.missing_ignored = 0  # of the last passes, not of all
         return Backlog(
             self.config.paths.raw,
             name_test(self.config.watch.include, self.config.watch.exclude),
@@ -170,14 +170,12 @@ class Daemon:
         )
 
     def _end_pass(self, order: Order, backlog: Backlog) -> None:
-        ignored = self._engine.tally.missing_ignored
-        if ignored:
-            words = "most files are gone: nothing is concluded; is a share not mounted?"
-            self._log.error(words, **{COUNT: ignored, PATH: shown_path(order.place.path)})
         if backlog.trouble is not None:
             self._log.warning("can't be listed", **{PATH: shown_path(order.place.path), REASON: str(backlog.trouble)})
+        elif not order.changed_only or backlog.shrunk[0]:
+            self._lookout.shrunk(order.place.path, *backlog.shrunk)
         if not order.changed_only:
-            self._lookout.scanned()
+            self._lookout.scanned(time.monotonic())
 
     def _divert(self, path: bytes, mark: Fingerprint, record: FileRecord | None) -> bool:
         """Leave a fresh file to the follower: it may still be written."""
@@ -269,7 +267,12 @@ class Daemon:
     def _backfill(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         chosen = question.get("selection") or {}
         selection = Selection(frozenset(chosen.get("procedures", ())), chosen.get("since"), chosen.get("until"))
-        rules = Rules(force=bool(question.get("force")), selection=selection, steady=True)
+        rules = Rules(
+            force=bool(question.get("force")),
+            selection=selection,
+            accept_missing=bool(question.get("accept_missing")),
+            steady=True,
+        )
         self._wakeup.call()
         return {"ok": True, "pass": self._scans.request(rules)}
 
@@ -284,6 +287,7 @@ class Daemon:
             "watch": self._lookout.words,
             "places": self._lookout.describe(),
             "trouble": self._lookout.trouble or None,
+            "frozen": self._lookout.frozen_words,
             "degraded": self._lookout.degraded or None,
             "paused": pause.reason if pause else None,
             "pass": self._scans.served,

@@ -91,6 +91,7 @@ def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOu
     header: Header | None = None
     try:
         header = _header(contents.data, settings.max_header_bytes)
+        _check_width(header, settings.max_columns)
         body = _whole_lines(contents.data, header.data_offset)
         skip = job.skip_bad_rows or job.skip_bad_rows_of == sha256
         rows = read_rows(body, len(header.columns), header.data_line, skip_bad=skip)
@@ -114,6 +115,16 @@ def _header(data: bytes, max_bytes: int) -> Header:
     except HeaderIncompleteError as error:
         cause = RejectCause.BAD_HEADER if data.strip() else RejectCause.NOT_INSTRUMENT_FILE
         raise FileRejectedError(cause, error.message, advice=error.advice) from error
+
+
+def _check_width(header: Header, most: int) -> None:
+    if len(header.columns) > most:
+        raise FileRejectedError(
+            RejectCause.TOO_LARGE,
+            f"The file has {len(header.columns):,} columns, more than the limit of {most:,}.",
+            line=header.data_line - 1,
+            advice="If it is a measurement, raise limits.max_columns in the configuration.",
+        )
 
 
 def _whole_lines(data: bytes, first: int) -> bytes:

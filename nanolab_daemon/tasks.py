@@ -21,6 +21,7 @@ class WorkSettings:
     min_segment_points: int
     max_file_bytes: int
     max_header_bytes: int
+    max_columns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,8 @@ def _known(located: Located, record: FileRecord, run: RunRecord | None, config: 
     reason = record.reason
     if not record.present:
         reason = f"Its raw file has gone. {reason}"
+    elif not exists:
+        reason = f"Its raw file is not there at this moment; whether it is gone for good is not concluded. {reason}"
     if not_counted and exists:
         reason = f"{reason} By now it does not count any more: {not_counted[0].lower()}{not_counted[1:]}"
     return Why(

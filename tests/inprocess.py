@@ -57,6 +57,7 @@ class Folders:
             min_segment_points=self.min_segment_points,
             max_file_bytes=1 << 24,
             max_header_bytes=1 << 16,
+            max_columns=200,
         )
 
     def make(self) -> Folders:

@@ -14,6 +14,7 @@ import pytest
 from lab import QUICK, SCAN_ONLY, InlinePool, Lab, assert_converged, until
 
 from nanolab_daemon.config import Watch
+from nanolab_daemon.control import ask
 from nanolab_daemon.tasks import StageJob
 
 # A rescan so rare that within a test only hints, and the scans that they lead to, can find a file.
@@ -284,6 +285,48 @@ def test_held_open_and_continued(tmp_path: Path) -> None:
             file.write(one.data(6)[len(one.data(3)) :])
         until(lambda: [run.facts.rows for run in lab.runs().values()] == [6], 20)
         lab.wait_quiet()
+    assert_converged(lab)
+
+
+def test_renaming_folders_is_no_lack_of_watches(tmp_path: Path) -> None:
+    """Folders that are renamed and removed leave the watch as it is: events still come, and no limit is blamed."""
+    lab = Lab(tmp_path)
+    for name in ("a", "b/c", "d"):
+        instrument.iv(len(name), start=1757018821.0 + len(name)).write(lab.raw / name / "one.csv")
+    with lab.daemon():
+        lab.wait_quiet()
+        (lab.raw / "a").rename(lab.raw / "a2")
+        (lab.raw / "b").rename(lab.raw / "a")
+        shutil.rmtree(lab.raw / "d")
+        for _ in range(4):
+            status = lab.wait_quiet()
+        assert status["places"]["."]["mode"] == "events"
+        assert status["trouble"] is None
+    assert_converged(lab)
+
+
+@pytest.mark.parametrize("watch", [HINTS_ONLY, SCAN_ONLY], ids=["events", "scan"])
+def test_most_files_gone_at_once(tmp_path: Path, watch: Watch) -> None:
+    """When most files are gone at once, that is told and nothing concluded, until a person says that it is meant."""
+    lab = Lab(tmp_path, watch=watch)
+    one = instrument.iv(1)
+    for number in range(30):
+        replace(one, start_time=f"{1757000000 + number}.5").write(lab.raw / "day" / f"{number}.csv")
+    instrument.iv(2, start=1757900000.0).write(lab.raw / "stays.csv")
+    lab.age()
+    with lab.daemon():
+        lab.wait_quiet()
+        (lab.raw / "day").rename(tmp_path / "archived")
+        until(lambda: (lab.wait_quiet())["frozen"], 20)
+        assert not any(run.source_missing for run in lab.runs().values())
+        (tmp_path / "archived").rename(lab.raw / "day")
+        until(lambda: not (lab.wait_quiet())["frozen"], 20)
+        (lab.raw / "day").rename(tmp_path / "archived")
+        until(lambda: (lab.wait_quiet())["frozen"], 20)
+        answer = ask(lab.state, {"ask": "backfill", "accept_missing": True})
+        assert answer is not None
+        until(lambda: sum(run.source_missing for run in lab.runs().values()) == 30, 20)
+        assert not lab.wait_quiet()["frozen"]
     assert_converged(lab)
 
 

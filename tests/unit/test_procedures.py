@@ -117,6 +117,10 @@ def test_old_parameters_are_found(procedure: str, old: str, present: str) -> Non
         ("IVg", {"Laser voltage": "0 V", "Laser wavelength": "455"}, Light(False, 455.0, 0.0)),
         ("It", {"Laser wavelength": "565"}, Light(False, 565.0, None)),
         ("It", {"Laser voltage": "nan V"}, Light(False, None, None)),
+        ("It", {"Laser voltage": "500 mV"}, Light(True, None, 0.5)),
+        ("It", {"Laser voltage": "0.5V"}, Light(True, None, 0.5)),
+        ("It", {"Laser voltage": "3 furlong"}, Light(True, None, None)),
+        ("It", {"Laser voltage": "0 mV"}, Light(False, None, 0.0)),
         ("ItWl", {"Wavelength": "350 nm"}, Light(False, 350.0, None)),
         ("LaserCalibration", {"Laser wavelength": "455", "Laser voltage end": "5 V"}, Light(False, 455.0, None)),
         ("Tt", {"Laser voltage": "1 V"}, Light(False, None, None)),
@@ -141,7 +145,7 @@ def test_manifest_values() -> None:
     values = {"vds_V": 0.1, "vg_start_V": -5.0, "vg_end_V": 5.0, "vg_step_V": 0.05}
     assert known("IVg").manifest_values(header_of("IVg", ivg)) == values
     it = header_of("It", {"VG": "DP + 1 V", "VDS": "100 mV", "Laser ON+OFF period": "120 s"})
-    assert known("It").manifest_values(it) == {"laser_period_s": 120.0}
+    assert known("It").manifest_values(it) == {"vds_V": 0.1, "laser_period_s": 120.0}
 
 
 def test_user_adds_a_procedure() -> None:

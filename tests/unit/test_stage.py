@@ -417,3 +417,13 @@ def test_any_damage_gives_a_verdict(
     contents = whole[:at] + noise + whole[at + (0 if insert else len(noise)) :]
     (outcome,) = lab.stage_jobs(StageJob(lab.put("x.csv", contents), dry=True))
     assert isinstance(outcome, Staged | NoRows | Refused)
+
+
+def test_too_many_columns_are_refused(lab: Folders) -> None:
+    """A file with more columns than the limit is refused with the number, before anything is made of them."""
+    labels = ",".join(f"c{n}" for n in range(300))
+    lab.put("wide.csv", f"#Procedure: <a.Odd>\n#Parameters:\n#Data:\n{labels}\n{'1,' * 299}1\n".encode())
+    (outcome,) = lab.stage_jobs(StageJob(b"wide.csv"))
+    assert isinstance(outcome, Refused)
+    assert outcome.rejection.cause is RejectCause.TOO_LARGE
+    assert "300" in outcome.rejection.reason
