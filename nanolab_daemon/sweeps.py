@@ -62,8 +62,10 @@ def boundaries(values: NDArray[np.float64], smallest_step: float) -> NDArray[np.
 def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> list[Segment]:
     """Cut a run's swept values, shape (rows,), into segments of at least `min_points` rows, in order.
 
-    Rows of shorter pieces belong to no segment.
+    Rows of shorter pieces belong to no segment, nor do those of a run in which nothing is known of the sweep.
     """
+    if np.isnan(values).all():
+        return []
     edges = [0, *boundaries(values, threshold(step)).tolist(), len(values)]
     return [
         _named(values, start, stop) for start, stop in itertools.pairwise(edges) if stop - start >= max(min_points, 1)
@@ -73,7 +75,7 @@ def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> lis
 def _named(values: NDArray[np.float64], start: int, stop: int) -> Segment:
     piece = values[start:stop]
     known = piece[~np.isnan(piece)]
-    first, last = (float(known[0]), float(known[-1])) if len(known) else (0.0, 0.0)
+    first, last = float(known[0]), float(known[-1])  # there is one: a NaN makes no boundary
     negative = bool((known < 0).any())
     increasing = last >= first
     outwards = increasing != negative  # away from zero: upwards on the positive side, downwards on the negative

@@ -59,11 +59,13 @@ def pieces(values: Sequence[float], step: float | None) -> list[list[int]]:
 def segments(values: Sequence[float], step: float | None, min_points: int = 5) -> list[Piece]:
     """Cut a sweep into its segments, in order."""
     found: list[Piece] = []
+    if all(math.isnan(value) for value in values):
+        return found
     for rows in pieces(values, step):
         if len(rows) < min_points:
             continue
         known = [values[row] for row in rows if not math.isnan(values[row])]
-        rises = not known or known[-1] >= known[0]
+        rises = known[-1] >= known[0]
         below = any(value < 0 for value in known)
         away_from_zero = not rises if below else rises
         kind = ("forward_" if away_from_zero else "return_") + ("negative" if below else "positive")
