@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -158,7 +159,7 @@ class Procedure:
         written = self.parameter(header, self.laser_voltage) if self.laser_voltage else None
         # A voltage in a unit that nobody knows can't be given in volts, but it is a voltage, and not 0.
         value = voltage if voltage is not None else quantity(written or "").value
-        on = value is not None and value == value and value != 0
+        on = value is not None and not math.isnan(value) and value != 0
         return Light(on, self.number(header, self.wavelength), voltage)
 
     def chip(self, header: Header) -> tuple[str | None, int | None, str | None]:

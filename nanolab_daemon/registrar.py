@@ -262,9 +262,8 @@ class Registrar:
             publish.withdraw(target, self._temp(self.output_root))
             self._unsynced.add(self.output_root)
         self.catalog.set_segments(job.run_id, outcome.outputs, outcome.rows_outside, self._now())
-        if not run.source_missing:
-            words = _segmented_words(len(outcome.outputs), outcome.rows_outside)
-            self.catalog.set_state(run.source, FileState.SEGMENTED, words)
+        words = _segmented_words(len(outcome.outputs), outcome.rows_outside)
+        self._say_of_source(run, FileState.SEGMENTED, words)
         return []
 
     def not_segmented(self, run_id: str, words: str) -> None:
@@ -272,9 +271,16 @@ class Registrar:
         run = self.catalog.run(run_id)
         if run is not None:
             self.catalog.set_not_segmented(run_id)
-            self.catalog.set_state(
-                run.source, FileState.STAGED, f"Its run is published, but not its segments: {words}"
-            )
+            self._say_of_source(run, FileState.STAGED, f"Its run is published, but not its segments: {words}")
+
+    def _say_of_source(self, run: RunRecord, state: FileState, words: str) -> None:
+        """Give the verdict on the file that a run was made from, if that is still what the file holds.
+
+        Another file may be about to take its place, and this one judged anew meanwhile.
+        """
+        source = self.catalog.file(run.source)
+        if source is not None and source.run_id == run.run_id and source.state in HAS_RUN and not run.source_missing:
+            self.catalog.set_state(run.source, state, words)
 
     def staged_file_lost(self, run_id: str) -> list[Action]:
         """Make a run again whose staged file is missing or damaged, if its raw file is still there."""

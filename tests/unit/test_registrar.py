@@ -21,7 +21,8 @@ from instrument import it, iv, ivg
 
 from nanolab_daemon.backlog import Backlog, Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, RunRecord
-from nanolab_daemon.model import FileState
+from nanolab_daemon.errors import RejectCause
+from nanolab_daemon.model import FileState, Rejection
 from nanolab_daemon.registrar import AGAIN, Action, CutRun, Registrar, StageAgain, abandon
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
@@ -502,3 +503,21 @@ def test_choice_between_equals_knows_no_order(one: Ledgered) -> None:
         chosen.add(run.source_sha256)
         one.check_disk()
     assert len(chosen) == 1
+
+
+def test_late_segments_leave_a_file_with_other_contents_alone(one: Ledgered) -> None:
+    """Segments that come when a run's source holds no run any more and its heir is not staged are not its own."""
+    for name in ("a.csv", "b.csv"):
+        one.folders.put(name, CONTENTS["undated"])
+    one.settle()
+    (run,) = one.runs().values()
+    assert run.source == b"a.csv"
+    known = one.catalog.file(b"a.csv")
+    assert known is not None
+    refused = Refused(known.fingerprint, "0" * 64, Rejection(RejectCause.NOT_INSTRUMENT_FILE, "It is none."))
+    assert one.registrar.refused(StageJob(b"a.csv"), refused) == [StageAgain(b"b.csv")]
+    job = SegmentJob(run.run_id, run.stage_file.path, run.segments_folder)
+    one.registrar.segmented(job, Segmented(run.run_id, run.source_sha256, run.segment_files, 0, None))
+    record = one.catalog.file(b"a.csv")
+    assert record is not None
+    assert (record.state, record.reason) == (FileState.REJECTED, "It is none.")
