@@ -86,6 +86,12 @@ class RunRecord:
         return f"{self.facts.proc.lower()}_segments/{self.folder}"
 
 
+def _remedy(error: Exception, path: Path) -> str:
+    if "not a database" in str(error) or "malformed" in str(error):
+        return f"Move {path} away and run `nanolab-daemon backfill`: all is found again from the raw files."
+    return "Check the folder's rights and free space."
+
+
 class Catalog:
     """The open ledger of one state directory."""
 
@@ -109,9 +115,7 @@ class Catalog:
                 db.close()  # an open transaction would lock the next one out
                 raise
         except (sqlite3.DatabaseError, OSError) as error:
-            raise EngineError(
-                f"The ledger {path} can't be opened: {error}.", advice="Check the folder's rights and free space."
-            ) from error
+            raise EngineError(f"The ledger {path} can't be opened: {error}.", advice=_remedy(error, path)) from error
         return cls(db)
 
     @classmethod
@@ -129,14 +133,14 @@ class Catalog:
             uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
         except sqlite3.DatabaseError as error:
-            raise EngineError(f"The ledger {path} can't be read: {error}.") from error
+            raise EngineError(f"The ledger {path} can't be read: {error}.", advice=_remedy(error, path)) from error
         try:
             made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if made and db.execute("SELECT count(*) FROM meta WHERE key = 'ledger_id'").fetchone()[0]:
                 return cls(db)
         except sqlite3.DatabaseError as error:
             db.close()
-            raise EngineError(f"The ledger {path} can't be read: {error}.") from error
+            raise EngineError(f"The ledger {path} can't be read: {error}.", advice=_remedy(error, path)) from error
         db.close()
         return None
 

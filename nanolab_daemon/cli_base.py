@@ -5,6 +5,7 @@ Does no work of its own and imports nothing heavy: `--help` has to be there at o
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def registry(config: Config) -> Registry:
 def settings_options(command: Command) -> Command:
     """Give a command `--config` and the flags that stand above it; it takes them as one argument, `given`."""
     options = (
-        click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+        click.option("--config", "config_file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
                      help="Settings; by default ./config.toml, then /etc/nanolab-daemon/config.toml."),
         click.option("--raw-root", metavar="FOLDER", help="Where the instruments write; only ever read."),
         click.option("--stage-root", metavar="FOLDER", help="Where staged runs go."),
@@ -165,6 +166,9 @@ def say_json(value: object) -> None:
 
 def entry(group: click.Group, argv: list[str] | None = None) -> int:
     """Run a command and give its exit code. A mistake becomes a message on standard error, never a traceback."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us: nobody wants to hear
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- for good
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # what a terminal can't show is escaped; it never ends the program
@@ -185,6 +189,12 @@ def entry(group: click.Group, argv: list[str] | None = None) -> int:
         # Python flushes once more at its exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain("What there is to say can't be written: the disk that standard output goes to is full.")
+        return EXIT_FAILED
     return code if isinstance(code, int) else 0
 
 

@@ -122,6 +122,9 @@ def _live(live: Mapping[str, Any]) -> None:
     told = [f"{name} {waiting:,} waiting, {busy:,} at work" for name, (waiting, busy) in queues.items()]
     click.echo(f"Queues:  {'; '.join(told)}; {live.get('following', 0):,} files followed")
     click.echo(f"Watch:   {live.get('watch') or 'not yet'}")
+    lost = [f"{pool['name']} {pool['replaced']:,}" for pool in live.get("pools", ()) if pool.get("replaced")]
+    if lost:
+        click.echo(f"Workers: replaced since the start: {', '.join(lost)}")
     for file, (rows, expected) in live.get("measuring", {}).items():
         click.echo(f"  measuring  {file}  {rows:,} rows{f' of {expected:,}' if expected else ''}")
 

@@ -98,7 +98,10 @@ def daemon(lab: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the real daemon in a process of its own, for as long as the block lasts."""
     # What is set for another daemon of this user must not reach this one.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("NANOLAB_", "NOTIFY_"))}
-    command = [sys.executable, "-m", "nanolab_daemon", "run", "--config", str(lab / "config.toml")]
+    # The kernel asks the daemon to end when the demonstration has, however it did: a closed terminal, a SIGKILL.
+    ends_with_parent = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+    daemon = [sys.executable, "-m", "nanolab_daemon", "run", "--config", str(lab / "config.toml")]
+    command = [sys.executable, "-c", ends_with_parent, *daemon]
     with (lab / LOG).open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 -- this very program
             command,

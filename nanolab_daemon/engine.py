@@ -18,6 +18,7 @@ from typing import Protocol
 from nanolab_daemon import publish, rawfile
 from nanolab_daemon.catalog import Catalog
 from nanolab_daemon.config import Config
+from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.lane import Answer, Condemned, Event, Lane
 from nanolab_daemon.log import COUNT, PROC, REASON, ROWS, RUN_ID, SEGMENTS, SOURCE_FILE, STATE, WORKER, logger
 from nanolab_daemon.model import Fingerprint, Rejection
@@ -385,7 +386,8 @@ class Engine:
         rejection = Rejection(
             event.cause,
             f"{event.words} (tried {event.attempts} times, the last time alone)",
-            advice="Look at the file; `nanolab-daemon retry FILE` tries again, as does any change of its bytes.",
+            advice=_ADVICE.get(event.cause, "Look at the file.")
+            + " `nanolab-daemon retry FILE` tries again, as does any change of its bytes.",
         )
         self._log.error("quarantined", cause=event.cause, **{SOURCE_FILE: shown_path(job.path), REASON: event.words})
         refused = Refused(self._fingerprint(job.path), None, rejection)
@@ -515,6 +517,13 @@ def _merged(old: StageJob, new: StageJob) -> StageJob:
         skip_bad_rows_of=new.skip_bad_rows_of or old.skip_bad_rows_of,
         live=old.live or new.live,
     )
+
+
+_ADVICE = {
+    RejectCause.OUT_OF_MEMORY: "If it is a measurement, raise pools.task_memory_mb in the configuration.",
+    RejectCause.TIMED_OUT: "If it is a measurement, raise pools.task_timeout_s in the configuration.",
+    RejectCause.INTERNAL: "Please report this as a defect of nanolab-daemon, with the file.",
+}
 
 
 def _run_of(job: SegmentJob | ManifestJob) -> str:

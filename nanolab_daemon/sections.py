@@ -107,7 +107,7 @@ class Segments:
 class Limits:
     """What is too much, or too little."""
 
-    max_file_mb: int = setting(512, Integer(1, 1 << 20))
+    max_file_mb: int = setting(100, Integer(1, 1 << 20))
     max_header_kb: int = setting(1024, Integer(1, 1 << 20))
     max_columns: int = setting(1000, Integer(1, 10_000))
     min_free_mb: int = setting(1024, Integer(0, 1 << 30))

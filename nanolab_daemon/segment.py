@@ -47,7 +47,7 @@ def segment_batch(settings: WorkSettings) -> Handler:
             try:
                 outcome, bundle = _make(job, stage_root, temp, settings.min_segment_points)
             except OSError as error:
-                outcome, bundle = CannotWrite(_words(error), error.errno or 0), None
+                outcome, bundle = _cannot_write(error, output_root), None
             outcomes.append(outcome)
             if bundle is not None:
                 made.append((at, bundle))
@@ -118,7 +118,7 @@ def _publish(
                 outcomes[at] = replace(outcome, bundle=str(bundle))
         publish.sync(output_root)
     except OSError as error:
-        failed = CannotWrite(_words(error), error.errno or 0)
+        failed = _cannot_write(error, output_root)
         for at, bundle in made:
             publish.discard(bundle)
             outcomes[at] = failed
@@ -128,10 +128,9 @@ def _write_manifest(job: ManifestJob, stage_root: Path, owner: str) -> ManifestW
     try:
         runs = manifest.write(Path(job.ledger), stage_root, owner)
     except OSError as error:
-        return CannotWrite(_words(error), error.errno or 0)
+        return _cannot_write(error, stage_root)
     return ManifestWritten(job.serial, runs)
 
 
-def _words(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+def _cannot_write(error: OSError, root: Path) -> CannotWrite:
+    return CannotWrite(f"{error.filename or root}: {error.strerror or error}", error.errno or 0)

@@ -328,7 +328,7 @@ def test_workers(monkeypatch):
 def test_limits_in_bytes():
     """Sizes are powers of two, as the system's own tools show them."""
     limits = Config().limits
-    assert (limits.max_file_bytes, limits.max_header_bytes) == (512 * 1024 * 1024, 1024 * 1024)
+    assert (limits.max_file_bytes, limits.max_header_bytes) == (100 * 1024 * 1024, 1024 * 1024)
 
 
 @pytest.mark.parametrize(
