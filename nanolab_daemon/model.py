@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from nanolab_daemon.errors import RejectCause
 
@@ -38,9 +39,11 @@ class DateOrigin(StrEnum):
     MTIME = "mtime"
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What stat(2) tells of a file's content; equal fingerprints mean that it need not be opened again."""
+class Fingerprint(NamedTuple):
+    """What stat(2) tells of a file's content; equal fingerprints mean that it need not be opened again.
+
+    A tuple, since a scan makes and compares two for each file there is.
+    """
 
     size_bytes: int
     mtime_ns: int
