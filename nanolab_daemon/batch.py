@@ -119,7 +119,8 @@ def run(
 def _scan(engine: Engine, rules: Rules, wakeup: Wakeup) -> Backlog:
     """Make one pass over all of the raw folder but the shares that were there once and are not mounted now."""
     config, catalog = engine.config, engine.catalog
-    places = survey_for_a_pass(config.paths.raw, config.watch.mode, catalog.places())
+    known = [] if rules.accept_missing else catalog.places()
+    places = survey_for_a_pass(config.paths.raw, config.watch.mode, known)
     engine.adopt_places(places.values())
     catalog.set_places((place.path, place.point, place.kind) for place in places.values())
     gone = frozenset(place.path for place in places.values() if place.gone)

@@ -116,7 +116,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     if found["frozen"]:
         told += [
             f"WARNING: not mounted, and left alone: {', '.join(found['frozen'])}.",
-            "  Mount it and run the command again; if it is gone for good, remove the empty folder.",
+            "  Mount it and run the command again; if it is gone for good, say so: --accept-missing.",
         ]
     if found["unreadable_folders"]:
         told += [

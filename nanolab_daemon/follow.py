@@ -45,6 +45,9 @@ LOOK_BYTES = 1 << 20
 LOOKS_A_SECOND = 200
 """What looking at files may cost where no events come: so many stat(2) calls."""
 
+CROWD = 64
+GROWN_S = 1.0
+
 _FINAL = HAS_RUN | {FileState.REJECTED}
 _WAITING = frozenset({FileState.QUEUED, FileState.STARTED})
 
@@ -59,6 +62,8 @@ class _Entry:
     known: bool = False  # the ledger has been asked about these bytes
     done: bool = False  # staged or refused; only watched for growth
     failures: int = 0
+    began: float = 0.0  # when something was first heard of it
+    changes: int = 0  # how often it was seen to change since
     why: Rule | None = None
 
 
@@ -123,7 +128,7 @@ class Follower:
                 self._gone(path)
             return
         if entry is None:
-            entry = self._entries[path] = _Entry(Track(mark, now), now)
+            entry = self._entries[path] = _Entry(Track(mark, now), now, began=now)
         else:
             self._note(entry, mark, now)
         if closed:
@@ -142,7 +147,7 @@ class Follower:
         if age_s >= self._patience.quiet_s:
             return False
         since = now - max(0.0, age_s)
-        entry = self._entries[path] = _Entry(Track(mark, since, republished=republished), now)
+        entry = self._entries[path] = _Entry(Track(mark, since, republished=republished), now, began=now)
         self._schedule(path, entry, now)
         return True
 
@@ -154,7 +159,7 @@ class Follower:
             if mark is None:
                 self._gone(job.path)  # between the reading and the answer, when the ledger did not know it yet
             elif isinstance(outcome, Changing):
-                entry = self._entries[job.path] = _Entry(Track(mark, now), now)
+                entry = self._entries[job.path] = _Entry(Track(mark, now), now, began=now)
                 self._schedule(job.path, entry, now + self._patience.poll_s)
             return
         entry.offered = False
@@ -190,7 +195,7 @@ class Follower:
         """Follow a known file without rows, which the scan has met: where no events come, it would grow unseen."""
         if path not in self._entries:
             now = time.monotonic()
-            entry = self._entries[path] = _Entry(Track(mark, now), now)
+            entry = self._entries[path] = _Entry(Track(mark, now), now, began=now)
             self._schedule(path, entry, now)
 
     # -- looking ----------------------------------------------------------------------------------------------------
@@ -214,6 +219,7 @@ class Follower:
     def _note(self, entry: _Entry, mark: Fingerprint, now: float) -> None:
         if mark != entry.track.fingerprint:
             entry.known = entry.done = False
+            entry.changes += 1
             entry.track = entry.track.seen(mark, now)
 
     def _visit(self, path: bytes, entry: _Entry, mark: Fingerprint, now: float) -> None:
@@ -233,9 +239,21 @@ class Follower:
         record = self.engine.catalog.file(path)
         known = record.sha256 if record and record.state is not FileState.WAITING else None
         allowed = record.sha256 if record and record.skip_bad_rows else None
+        live = self._comes_first(entry, mark, now)
         self.engine.offer(
-            StageJob(path, mark.size_bytes, expected=mark, known_sha256=known, skip_bad_rows_of=allowed, live=True)
+            StageJob(path, mark.size_bytes, expected=mark, known_sha256=known, skip_bad_rows_of=allowed, live=live)
         )
+
+    def _comes_first(self, entry: _Entry, mark: Fingerprint, now: float) -> bool:
+        """Tell whether somebody waits for a file, so that it overtakes the backlog.
+
+        Not one that was changed long ago: it was copied or moved here. Of very many that come at once, only those
+        that were seen to grow: what appears whole, in a crowd, is an archive being copied.
+        """
+        if time.time() - mark.mtime_ns / 1e9 > self._patience.quiet_s:
+            return False
+        grown = entry.changes > 0 and now - entry.began >= GROWN_S
+        return grown or self.engine.staging.crowd < CROWD
 
     def _is_known(self, path: bytes, entry: _Entry, mark: Fingerprint) -> bool:
         """Ask the ledger about these bytes; tell whether nothing is left to be done with the file."""

@@ -96,6 +96,11 @@ class Lane(Generic[Job, Result]):
         return len(self._queued)
 
     @property
+    def crowd(self) -> int:
+        """About how many live jobs wait: some that have been done otherwise meanwhile may still count."""
+        return len(self._live)
+
+    @property
     def busy(self) -> int:
         """How many jobs are with a worker."""
         return len(self._busy)

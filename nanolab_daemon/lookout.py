@@ -34,7 +34,7 @@ MISSED_AFTER_S = 2.0
 """An event that has not come after so long does not come any more."""
 
 
-_ACCEPT = "If they were taken away on purpose: nanolab-daemon backfill --accept-missing"
+_ACCEPT = "If that is meant to be so: nanolab-daemon backfill --accept-missing"
 
 
 class Lookout:
@@ -65,6 +65,7 @@ class Lookout:
         self._deaf: dict[bytes, str] = {}
         self._misses: Counter[bytes] = Counter()
         self._identities: dict[bytes, tuple[int, int] | None] = {}
+        self._watching_since = 0.0
         self._shortages = 0
         self._limited: frozenset[bytes] = frozenset()  # places on which not every folder can be watched
         self._shrunk: dict[bytes, str] = {}
@@ -110,9 +111,11 @@ class Lookout:
         return place is None or bool(place.gone)
 
     def found_unheard(self, path: bytes, age_s: float) -> None:
-        """Take note that the scan has found a new file of which no event had told."""
-        if age_s < MISSED_AFTER_S or self.watch is None or self.config.watch.mode is not WatchMode.AUTO:
+        """Take note that the scan has found a new file, last changed so long ago, of which no event had told."""
+        if self.watch is None or self.config.watch.mode is not WatchMode.AUTO:
             return
+        if not MISSED_AFTER_S < age_s < time.monotonic() - self._watching_since:
+            return  # an event may yet come, or the file was there before anybody listened
         place = self.places.get(place_of(self.places, path))
         if place is None or place.mode is not WatchMode.EVENTS:
             return
@@ -164,11 +167,15 @@ class Lookout:
             self._log.error("frozen", **{PATH: shown_path(place), REASON: words}, remedy=_ACCEPT)
         self._shrunk[place] = words
 
+    def forget_gone(self) -> None:
+        """Let go of the shares that are not mounted: a person says that they are gone for good."""
+        self._catalog.set_places((p.path, p.point, p.kind) for p in self.places.values() if not p.gone)
+
     @property
     def frozen_words(self) -> list[str]:
         """What is frozen and why, a sentence each, with what to do about it."""
         found = [
-            f"{shown_path(place.path)}: {place.gone}; nothing is concluded from it."
+            f"{shown_path(place.path)}: {place.gone}; nothing is concluded from it. {_ACCEPT}"
             for place in self.places.values()
             if place.gone
         ]
@@ -274,5 +281,6 @@ class Lookout:
                 self._deaf[path] = "events can't be had"
             return
         self.watch = watch
+        self._watching_since = now
         self.trouble = ""
         self._log.info("watching", **{REASON: self.words, COUNT: len(self.places)})

@@ -53,10 +53,10 @@ def survey(
         found[path] = Place(path, str(mount.point), mount.kind, chosen, why)
     for path, point, kind in known:
         now = found.get(path)
-        if path:
-            lacking = now is None and os.path.lexists(os.path.join(os.fsencode(root), path))
-        else:  # the raw folder itself was on a file system that was mounted further down
-            lacking = now is not None and len(Path(point).parts) > len(Path(now.point).parts)
+        # A share's folder may have gone with it, as those do that an automounter makes. The raw folder itself was on
+        # another file system if that was mounted further down.
+        moved_up = now is not None and len(Path(point).parts) > len(Path(now.point).parts)
+        lacking = now is None if path else moved_up
         if lacking:
             found[path] = Place(path, point, kind, WatchMode.SCAN, "", f"{point} ({kind}) is not mounted")
     return found
@@ -68,7 +68,7 @@ def survey_for_a_pass(raw: Path, mode: WatchMode, known: Iterable[tuple[bytes, s
     if b"" in places and places[b""].gone:
         raise EngineError(
             f"The raw folder {raw} is not what it was: {places[b''].gone}.",
-            advice="Mount it and run the command again; one that has moved for good needs a new state folder.",
+            advice="Mount it and run the command again; if it has moved for good, say so: --accept-missing.",
         )
     return places
 

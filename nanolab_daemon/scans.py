@@ -66,15 +66,27 @@ class Scans:
                 self._drop(part)
                 part.memory.clear()
                 part.due = now
-        for path in list(self._parts):
-            part = self._parts[path]
-            if wanted.get(path) != part.place:
-                self._drop(part)
-                del self._parts[path]
+        before = self._parts
+        self._parts = {}
         for path, place in wanted.items():
-            if path not in self._parts:
-                quick = now + QUICK_S if place.mode is WatchMode.SCAN else math.inf
-                self._parts[path] = _Part(place, due=now, quick_due=quick, served=self._requests)
+            old = before.pop(path) if path in before else None
+            same = old is not None and old.place == place
+            self._parts[path] = old if same and old is not None else self._renewed(place, old, now)
+        for part in before.values():
+            self._drop(part)
+
+    def _renewed(self, place: Place, old: _Part | None, now: float) -> _Part:
+        """Begin with a place; what was asked of the one that it follows is still to be done."""
+        part = _Part(place, due=now, quick_due=now + QUICK_S if place.mode is WatchMode.SCAN else math.inf)
+        if old is None:
+            part.requests.append((self._requests, None))
+            return part
+        part.served = old.served
+        part.requests = old.requests
+        if old.running is not None and old.order is not None and old.serving > old.served:
+            part.requests.appendleft((old.serving, old.order.rules))
+        self._drop(old)
+        return part
 
     def request(self, rules: Rules | None = None) -> int:
         """Ask for a full pass over everything that begins after now; give its number."""

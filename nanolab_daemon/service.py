@@ -181,7 +181,7 @@ class Daemon:
         """Leave a fresh file to the follower: it may still be written."""
         age_s = time.time() - mark.mtime_ns / 1e9
         republished = record.republished if record is not None else 0
-        if record is None and not self._follower.follows(path) and self._scans.served:
+        if record is None and not self._follower.follows(path) and not self._engine.staging.holds(path):
             self._lookout.found_unheard(path, age_s)
         return self._follower.found(path, mark, time.monotonic(), age_s, republished=republished)
 
@@ -273,6 +273,9 @@ class Daemon:
             accept_missing=bool(question.get("accept_missing")),
             steady=True,
         )
+        if rules.accept_missing:
+            self._lookout.forget_gone()
+            self._lookout.check(time.monotonic())
         self._wakeup.call()
         return {"ok": True, "pass": self._scans.request(rules)}
 

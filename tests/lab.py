@@ -206,7 +206,10 @@ class Lab:
             status = self.status()
             return status if status and status["idle"] and status["pass"] >= answer["pass"] else None
 
-        found: dict[str, Any] = until(quiet, limit_s, "for the daemon to be idle")
+        try:
+            found: dict[str, Any] = until(quiet, limit_s, "for the daemon to be idle")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: asked for pass {answer['pass']}, status is {self.status()}") from None
         return found
 
     def files(self) -> dict[bytes, tuple[str, str]]:

@@ -216,3 +216,22 @@ def test_live_before_backlog(tmp_path: Path) -> None:
             instrument.iv(10 + number, start=1760000000.0 + number).write(lab.raw / "live" / f"{number}.csv")
             until(lambda n=number: lab.state_of(f"live/{n}.csv") == "segmented", 60)
         assert len(lab.runs()) < waiting, "the backlog was done before anything could overtake it"
+
+
+@pytest.mark.slow
+def test_live_before_a_copied_archive(tmp_path: Path) -> None:
+    """A file that an instrument closes overtakes an archive that is copied in while the daemon runs."""
+    lab = Lab(tmp_path, watch=WATCHES["events"])
+    old = time.time() - 86400
+    template = instrument.iv(1)
+    archive = tmp_path / "archive"
+    for number in range(2500):
+        path = replace(template, start_time=f"{1700000000 + number}.5").write(archive / f"{number}.csv")
+        os.utime(path, (old, old))
+    with lab.process():
+        lab.wait_quiet()
+        subprocess.run(["cp", "-rp", archive, lab.raw / "copied"], check=True)
+        for number in range(5):
+            instrument.iv(10 + number, start=1760000000.0 + number).write(lab.raw / "live" / f"{number}.csv")
+            until(lambda n=number: lab.state_of(f"live/{n}.csv") == "segmented", 60)
+        assert len(lab.runs()) < 2500, "the archive was done before anything could overtake it"

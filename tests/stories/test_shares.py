@@ -18,6 +18,7 @@ from lab import QUICK, SCAN_ONLY, Lab, assert_converged, toml, until
 from test_surprises import HINTS_ONLY, published
 
 from nanolab_daemon.config import Watch
+from nanolab_daemon.control import ask
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount; CI runs as root")
 
@@ -111,6 +112,29 @@ def test_a_backfill_leaves_an_unmounted_share_alone(tmp_path: Path) -> None:
     assert ended.tally.missing == 0
     assert lab.files() == before
     assert not any(run.source_missing for run in lab.runs().values())
+
+
+@needs_root
+def test_a_share_that_takes_its_folder_along(tmp_path: Path) -> None:
+    """A share whose mount point goes with it is frozen all the same, until a person says that it is gone for good."""
+    lab = Lab(tmp_path)
+    (share := tmp_path / "share").mkdir()
+    instrument.lab(share, 4)
+    instrument.iv(50, start=1757700000.0).write(lab.raw / "stays.csv")
+    lab.age()
+    with mounted(share, lab.raw / "pc1"), lab.daemon():
+        lab.wait_quiet()
+        before = lab.files()
+        assert len(before) == 5
+        unmount(lab.raw / "pc1")
+        (lab.raw / "pc1").rmdir()
+        until(lambda: frozen(lab, "pc1"))
+        lab.wait_quiet()
+        assert lab.files() == before
+        ask(lab.state, {"ask": "backfill", "accept_missing": True})
+        until(lambda: set(lab.files()) == {b"stays.csv"})
+        assert not lab.wait_quiet()["frozen"]
+        assert_converged(lab)
 
 
 def test_too_few_watches(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_moved_folder_is_followed(tmp_path: Path) -> None:
     """When a folder gets another name, the ledger follows: nothing is read or published again."""
     lab = Lab(tmp_path, watch=HINTS_ONLY)
     made = instrument.lab(lab.raw / "old", 6)
+    lab.age()
     with lab.daemon() as daemon:
         lab.wait_quiet()
         before = {run.run_id: (run.revision, run.staged_at) for run in lab.runs().values()}

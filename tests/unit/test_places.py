@@ -47,11 +47,15 @@ def test_silence_and_deafness_lead_to_scans(tmp_path: Path) -> None:
 
 
 def test_what_was_mounted_and_is_not(tmp_path: Path) -> None:
-    """A share that was there and left its folder behind is gone, not empty; one whose folder is gone is forgotten."""
+    """A share that was there is gone, not empty, whether or not its folder has gone with it."""
     (tmp_path / "pc1").mkdir()
     known = [(b"", "/", "ext4"), (b"pc1", str(tmp_path / "pc1"), "cifs"), (b"pc9", str(tmp_path / "pc9"), "cifs")]
     found = modes(tmp_path, table(tmp_path), known=known)
-    assert found == {b"": "events", b"pc1": f"gone: {tmp_path}/pc1 (cifs) is not mounted"}
+    assert found == {
+        b"": "events",
+        b"pc1": f"gone: {tmp_path}/pc1 (cifs) is not mounted",
+        b"pc9": f"gone: {tmp_path}/pc9 (cifs) is not mounted",
+    }
 
 
 def test_raw_itself_was_a_share(tmp_path: Path) -> None:

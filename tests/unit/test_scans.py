@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from nanolab_daemon.backlog import Rules
 from nanolab_daemon.places import Place
@@ -118,3 +119,17 @@ def test_what_is_not_mounted_is_neither_scanned_nor_entered() -> None:
     assert desk.begun[0].stopped, "the border has moved: what the pass concludes might be wrong"
     assert desk.work(1.0) == [(b"", False)]
     assert desk.begun[1].order.skip == frozenset()
+
+
+def test_what_was_asked_outlives_a_change_of_mode() -> None:
+    """A part that is watched otherwise from now on still serves what it was asked before."""
+    desk = Desk(WATCHED)
+    desk.work(0.0)
+    desk.work(0.1)
+    number = desk.scans.request(Rules(force=True))
+    desk.work(0.2, end=False)
+    desk.scans.set_places([replace(WATCHED, mode=WatchMode.SCAN)], 0.3)
+    desk.work(0.4)
+    assert desk.begun[-1].order.rules.force
+    desk.work(0.5)
+    assert desk.scans.served == number
