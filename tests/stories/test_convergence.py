@@ -1,4 +1,7 @@
-"""Whatever happens in the raw folder, the daemon ends where a fresh backfill would."""
+"""Whatever happens in the raw folder, the daemon ends where a fresh backfill would.
+
+`NANOLAB_SEQUENCES=2000 ./go test tests/stories/test_convergence.py` tries random sequences for about an hour.
+"""
 
 from __future__ import annotations
 

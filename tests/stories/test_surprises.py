@@ -196,13 +196,14 @@ def test_stopped_while_a_burst_arrives(tmp_path: Path) -> None:
     with lab.process() as daemon:
         lab.wait_quiet()
         os.kill(daemon.pid, signal.SIGSTOP)
-        count = limit // 3 + 1000  # three events a file at least
+        count = limit // 2 + 2000  # two events a file are queued
         for number in range(count):
             folder = lab.raw / str(number % 50)
             folder.mkdir(exist_ok=True)
             (folder / f"{number}.csv").write_bytes(b"no instrument file %d\n" % number)
         instrument.iv(1).write(lab.raw / "last.csv")
         os.kill(daemon.pid, signal.SIGCONT)
+        until(lambda: (lab.status() or {})["lost_events"] > 0, 60, "for the kernel to have dropped events")
         until(lambda: len(lab.files()) == count + 1, 300)
         until(lambda: published(lab, "last.csv"), 60)
 
