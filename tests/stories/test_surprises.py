@@ -193,14 +193,14 @@ def test_stopped_while_a_burst_arrives(tmp_path: Path) -> None:
     """A daemon that was stopped while more files came than the kernel queues events for misses none of them."""
     lab = Lab(tmp_path, watch=replace(QUICK, rescan_s=600.0))
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    for number in range(50):
+        (lab.raw / str(number)).mkdir()  # watched: nothing is queued for folders that are made meanwhile
     with lab.process() as daemon:
         lab.wait_quiet()
         os.kill(daemon.pid, signal.SIGSTOP)
         count = limit // 2 + 2000  # two events a file are queued
         for number in range(count):
-            folder = lab.raw / str(number % 50)
-            folder.mkdir(exist_ok=True)
-            (folder / f"{number}.csv").write_bytes(b"no instrument file %d\n" % number)
+            (lab.raw / str(number % 50) / f"{number}.csv").write_bytes(b"no instrument file %d\n" % number)
         instrument.iv(1).write(lab.raw / "last.csv")
         os.kill(daemon.pid, signal.SIGCONT)
         until(lambda: (lab.status() or {})["lost_events"] > 0, 60, "for the kernel to have dropped events")
