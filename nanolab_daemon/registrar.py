@@ -313,8 +313,10 @@ class Registrar:
         run = self.catalog.run(record.run_id or "")
         if run is None or run.source_missing or record.state not in (FileState.DUPLICATE, FileState.SUPERSEDED):
             return False
-        source = self.catalog.file(run.source)
-        return run.source != record.path and source is not None and source.present
+        source = self.catalog.file(run.source)  # which may hold something else by now, its heir not being staged yet
+        if source is None or not source.present or source.path == record.path:
+            return False
+        return source.run_id == run.run_id and source.state in HAS_RUN and source.sha256 == run.source_sha256
 
     def returned(self, record: FileRecord) -> list[Action]:
         """Record that a vanished path is back as it was."""

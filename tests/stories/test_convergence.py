@@ -162,6 +162,7 @@ def machine(kind: type[Folder]) -> Any:
     case.settings = settings(
         max_examples=SEQUENCES,
         stateful_step_count=15,
+        derandomize="NANOLAB_SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate],

@@ -390,6 +390,7 @@ class CrashingWorld(World):
 SEQUENCES = settings(
     max_examples=int(os.environ.get("NANOLAB_SEQUENCES", "8")),
     stateful_step_count=25,
+    derandomize="NANOLAB_SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
@@ -521,3 +522,19 @@ def test_late_segments_leave_a_file_with_other_contents_alone(one: Ledgered) -> 
     record = one.catalog.file(b"a.csv")
     assert record is not None
     assert (record.state, record.reason) == (FileState.REJECTED, "It is none.")
+
+
+def test_an_heir_that_vanishes_before_it_is_staged(one: Ledgered) -> None:
+    """When a run's source holds something else and the copy that was to take its place goes too, nobody holds it."""
+    for name in ("a.csv", "b.csv"):
+        one.folders.put(name, CONTENTS["undated"])
+    one.settle()
+    (run,) = one.runs().values()
+    known = one.catalog.file(b"a.csv")
+    assert known is not None
+    refused = Refused(known.fingerprint, "0" * 64, Rejection(RejectCause.NOT_INSTRUMENT_FILE, "It is none."))
+    assert one.registrar.refused(StageJob(b"a.csv"), refused) == [StageAgain(b"b.csv")]
+    assert one.registrar.vanished(b"b.csv") == []
+    found = one.catalog.run(run.run_id)
+    assert found is not None
+    assert found.source_missing
