@@ -55,8 +55,7 @@ def cli() -> None:
 def run(given: Given) -> int:
     """Watch and process files as they are written.
 
-    Runs until SIGTERM or SIGINT; SIGHUP reads the settings again. Under systemd, it tells when it is
-    ready and that it makes progress.
+    Runs until SIGTERM or SIGINT; SIGHUP reads the settings again.
     """
     from nanolab_daemon import cli_batch, service
 

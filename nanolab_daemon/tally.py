@@ -40,8 +40,6 @@ class Tally:
     to_segment: int = 0
     segmented_done: int = 0
     segments: int = 0
-    runs: int = 0
-    complete: int = 0
     incomplete: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)  # by state of the file, or other ending
     causes: Counter[str] = field(default_factory=Counter)  # of rejections
