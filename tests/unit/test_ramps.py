@@ -363,7 +363,7 @@ def test_header_without_the_sweep() -> None:
     assert not is_proven(procedure, header, 1, 0.0)
 
 
-@pytest.mark.parametrize("name", ["Stress", "FakeProcedure", "Wait", "Iwl"])
+@pytest.mark.parametrize("name", ["Stress", "FakeProcedure", "Wait"])
 def test_procedures_without_an_end(name: str) -> None:
     """Where nothing tells the end, the answer says so."""
     verdict = completeness(known(name), header_of(name, {}), 10, [], 3.0)
