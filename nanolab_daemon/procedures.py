@@ -92,6 +92,7 @@ class Procedure:
     columns: tuple[str, ...] = ()
     column_aliases: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, ParameterType] = field(default_factory=dict)
+    metadata: Mapping[str, ParameterType] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     swept: str | None = None
     paths: tuple[SweepPath, ...] = ()
@@ -245,7 +246,7 @@ def unknown_procedure(name: str) -> Procedure:
 
 
 _PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6}
-_TABLES = ("column_aliases", "parameters", "renamed", "manifest")
+_TABLES = ("column_aliases", "parameters", "metadata", "renamed", "manifest")
 _NAMES_OF_PARAMETERS = (
     *("start", "end", "step", "repeat", "burn_in"),
     *("laser_voltage", "wavelength", "chip_group", "chip_number", "sample"),
@@ -313,10 +314,11 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
     values = {key: value for key, value in table.items() if not (value == "" and key in _NAMES)}
     for key in _TABLES:
         values[key] = {old: new for old, new in values.get(key, {}).items() if new}
-    values["parameters"] = {
-        parameter: _parameter_type(f"{where}.parameters.{parameter}", text)
-        for parameter, text in values["parameters"].items()
-    }
+    for key in ("parameters", "metadata"):
+        values[key] = {
+            parameter: _parameter_type(f"{where}.{key}.{parameter}", text)
+            for parameter, text in values[key].items()
+        }
     known = values["parameters"]
     inherited = {old: new for old, new in common["renamed"].items() if new in known and old not in known}
     values["renamed"] = {**inherited, **values["renamed"]}
@@ -338,7 +340,8 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
     _check_names(where, values)
     _check_needs(where, values)
     # Typed last, so that numbers in headers of the past are read in the right unit too.
-    values["parameters"] = {**{old: _parameter_type("", text) for old, text in common["parameters"].items()}, **known}
+    for key in ("parameters", "metadata"):
+        values[key] = {**{old: _parameter_type("", text) for old, text in common[key].items()}, **values[key]}
     return Procedure(name=name, **values)
 
 
