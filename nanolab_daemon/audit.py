@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,8 @@ from nanolab_daemon import parquet
 from nanolab_daemon.facts import Lab
 from nanolab_daemon.plan import CutQuestion, Planned
 from nanolab_daemon.procedures import Registry
+from nanolab_daemon.segment import cut_run
 from nanolab_daemon.stage import stage_file
-from nanolab_daemon.sweeps import cut
 from nanolab_daemon.tasks import Staged, StageJob, WorkSettings
 from nanolab_daemon.verify import FileAnswer, FileQuestion, ManifestAnswer, ManifestQuestion
 
@@ -52,10 +51,7 @@ def plan_batch(settings: WorkSettings) -> Callable[[Sequence[StageJob | CutQuest
 
 def _segments(staged: bytes | memoryview, settings: WorkSettings) -> int | None:
     table, notes = parquet.read(staged)
-    if "sweep" not in notes:
-        return None
-    sweep = json.loads(notes["sweep"])
-    return len(cut(table.column(sweep["column"]).to_numpy(), sweep["step"], settings.min_segment_points))
+    return len(cut_run(table, notes, settings.min_segment_points).segments) if "segments" in notes else None
 
 
 def verify_batch(_settings: None) -> Callable[[Sequence[Question], Began], list[FileAnswer | ManifestAnswer]]:

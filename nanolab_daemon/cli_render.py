@@ -47,7 +47,7 @@ def procedures(registry: Registry, *, as_json: bool) -> None:
         say_json([asdict(one) for one in registry])
         return
     head = ("procedure", "swept column", "segments", "columns")
-    rows = [(p.name, p.swept or "-", "yes" if p.segmented else "no", ", ".join(p.columns)) for p in registry]
+    rows = [(p.name, p.swept or "-", p.segments or "-", ", ".join(p.columns)) for p in registry]
     table([head, *rows])
 
 

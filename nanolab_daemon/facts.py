@@ -11,7 +11,7 @@ from datetime import UTC, datetime, time, tzinfo
 
 from nanolab_daemon import identity
 from nanolab_daemon.errors import FileRejectedError, RejectCause
-from nanolab_daemon.model import DateOrigin, Header, RunFacts
+from nanolab_daemon.model import DateOrigin, Header, RunFacts, SegmentKind
 from nanolab_daemon.procedures import RESERVED_COLUMNS, Procedure, Registry, unknown_procedure
 from nanolab_daemon.ramps import completeness
 from nanolab_daemon.rows import Rows
@@ -30,11 +30,13 @@ class Lab:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepNote:
-    """Along which column a run is cut, and the step that its header gives."""
+class SegmentNote:
+    """How a run is cut: along which column; the step that its header gives, and the column of the time if known."""
 
+    kind: SegmentKind
     column: str
     step: float | None
+    time: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Judged:
 
     facts: RunFacts
     layout: tuple[tuple[str, int | None], ...]
-    sweep: SweepNote | None
+    segments: SegmentNote | None
     remarks: tuple[str, ...]
 
 
@@ -70,6 +72,8 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
     columns = dict(zip(names, rows.columns, strict=True))
     swept = procedure.swept if procedure.swept in columns else None
     clock = procedure.time if procedure.time in columns else None
+    along = procedure.segment_column if procedure.segment_column in columns else None
+    kind = procedure.segments if along is not None else None
     group, number, sample = procedure.chip(header)
     light = procedure.light(header)
     facts = RunFacts(
@@ -86,7 +90,8 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
             columns[swept].to_numpy().tolist() if swept else (),
             columns[clock][-1].as_py() if clock else None,
         ),
-        swept=procedure.segmented and swept is not None,
+        swept=kind is not None,
+        segment_kind=kind,
         chip_group=group,
         chip_number=number,
         sample=sample,
@@ -97,8 +102,8 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
         parameters=procedure.manifest_values(header),
         bad_rows_skipped=rows.bad_rows_skipped,
     )
-    sweep = SweepNote(swept, procedure.number(header, procedure.step)) if facts.swept and swept else None
-    return Judged(facts, layout, sweep, _remarks(known, header, procedure, names))
+    note = SegmentNote(kind, along, procedure.number(header, procedure.step), clock) if kind and along else None
+    return Judged(facts, layout, note, _remarks(known, header, procedure, names))
 
 
 def _column_names(procedure: Procedure, header: Header) -> tuple[str, ...]:

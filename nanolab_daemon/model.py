@@ -39,6 +39,30 @@ class DateOrigin(StrEnum):
     MTIME = "mtime"
 
 
+class SegmentKind(StrEnum):
+    """What the segments of a procedure are; the registry says which."""
+
+    SWEEP = "sweep"  # legs of a sweep: one direction, one side of zero
+    LIGHT = "light"  # phases of one laser voltage, dark and lit
+    PLATEAU = "plateau"  # phases of one gate voltage
+    WAVELENGTH = "wavelength"  # phases of one wavelength, dark where it is 0
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows `start` (included) to `stop` (excluded) of a run, and what they are.
+
+    `v_start` and `v_end` are in the unit of the column along which the run is cut.
+    """
+
+    start: int
+    stop: int
+    label: str  # forward_negative, return_positive …, dark_1, light_1 …, plateau_1 …
+    direction: str  # increasing, decreasing; constant for phases
+    v_start: float
+    v_end: float
+
+
 class Fingerprint(NamedTuple):
     """What stat(2) tells of a file's content; equal fingerprints mean that it need not be opened again.
 
@@ -125,6 +149,7 @@ class RunFacts:
     laser_voltage_V: float | None  # noqa: N815 -- V is volt
     parameters: Mapping[str, float] = field(default_factory=dict)  # manifest columns such as vg_start_V
     bad_rows_skipped: int = 0
+    segment_kind: SegmentKind | None = None  # of its second stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,18 +21,18 @@ from typing import Any, NoReturn
 
 from nanolab_daemon.errors import ConfigError, FileRejectedError, RejectCause
 from nanolab_daemon.header import PLAIN_WORD, quantity
-from nanolab_daemon.model import Header
+from nanolab_daemon.model import Header, SegmentKind
 
 # Columns that staging and segmentation add, and the manifest's own: no procedure may bring a column of that name.
 RESERVED_COLUMNS = frozenset(
     {"run_id", "proc", "start_dt", "source_file", "with_light", "wavelength_nm", "laser_voltage_V"}
     | {"chip_group", "chip_number", "sample", "procedure_version", "segment_id", "segment_type", "segment_v_start"}
-    | {"segment_v_end", "segment_direction", "point_in_segment"}
+    | {"segment_v_end", "segment_direction", "point_in_segment", "segment_t_start_s", "segment_t_end_s"}
 )
 RESERVED_MANIFEST_COLUMNS = RESERVED_COLUMNS | {
     *("status", "start_time", "start_us", "date", "date_origin", "chip", "rows", "expected_rows", "expected_end_s"),
     *("complete", "completeness_rule", "path", "paths", "source_sha256", "segments", "rows_outside_segments"),
-    *("staged_at", "revision", "bad_rows_skipped", "swept"),
+    *("staged_at", "revision", "bad_rows_skipped", "swept", "segment_kind"),
 }
 
 
@@ -101,7 +101,8 @@ class Procedure:
     step: str | None = None
     repeat: str | None = None
     repeat_required: bool = False
-    segmented: bool = False
+    segments: SegmentKind | None = None
+    level: str | None = None
     time: str | None = None
     phases: tuple[Span, ...] = ()
     older_phases: tuple[Span, ...] = ()
@@ -114,6 +115,13 @@ class Procedure:
     chip_number: str | None = None
     sample: str | None = None
     manifest: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def segment_column(self) -> str | None:
+        """The column along which a run is cut: the set points of a sweep, the level of phases; None if it is not."""
+        if self.segments is None:
+            return None
+        return self.swept if self.segments is SegmentKind.SWEEP else self.level
 
     def canonical(self, column: str) -> str:
         """Return the present name of a column; a column that is not known keeps its own."""
@@ -251,8 +259,8 @@ _NAMES_OF_PARAMETERS = (
     *("start", "end", "step", "repeat", "burn_in"),
     *("laser_voltage", "wavelength", "chip_group", "chip_number", "sample"),
 )
-_NAMES_OF_COLUMNS = ("swept", "time")
-_NAMES = frozenset({*_NAMES_OF_PARAMETERS, *_NAMES_OF_COLUMNS})
+_NAMES_OF_COLUMNS = ("swept", "level", "time")
+_NAMES = frozenset({*_NAMES_OF_PARAMETERS, *_NAMES_OF_COLUMNS, "segments"})
 _KEYS = frozenset({"like", *Procedure.__dataclass_fields__} - {"name"})
 _PARAMETER_KINDS = ("float", "int", "bool", "str", "choice")
 _MANIFEST_COLUMN = re.compile(r"[a-z][A-Za-z0-9_]{0,63}")
@@ -316,8 +324,7 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
         values[key] = {old: new for old, new in values.get(key, {}).items() if new}
     for key in ("parameters", "metadata"):
         values[key] = {
-            parameter: _parameter_type(f"{where}.{key}.{parameter}", text)
-            for parameter, text in values[key].items()
+            parameter: _parameter_type(f"{where}.{key}.{parameter}", text) for parameter, text in values[key].items()
         }
     known = values["parameters"]
     inherited = {old: new for old, new in common["renamed"].items() if new in known and old not in known}
@@ -326,9 +333,10 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
     values["paths"] = _paths(f"{where}.paths", values.get("paths", []))
     for key in ("phases", "older_phases", "silences"):
         values[key] = _spans(f"{where}.{key}", values.get(key, []), known)
-    for key in ("repeat_required", "segmented"):
-        if not isinstance(values.get(key, False), bool):
-            _fail(f"{where}.{key}", values[key], "true or false")
+    if not isinstance(values.get("repeat_required", False), bool):
+        _fail(f"{where}.repeat_required", values["repeat_required"], "true or false")
+    if "segments" in values:
+        values["segments"] = _segment_kind(f"{where}.segments", values["segments"])
     for key in _NAMES_OF_COLUMNS:
         if key in values and values[key] not in values["columns"]:
             _fail(f"{where}.{key}", values[key], f"one of the columns ({', '.join(values['columns'])})")
@@ -370,7 +378,7 @@ def _check_needs(where: str, values: Mapping[str, Any]) -> None:
     """Check that keys which mean nothing alone have their company."""
     needs = [
         ("paths", ("start", "end", "step")),
-        ("segmented", ("swept",)),
+        ("segments", ("swept",) if values.get("segments") is SegmentKind.SWEEP else ("level",)),
         ("phases", ("time",)),
         ("repeat_required", ("repeat",)),
     ]
@@ -380,6 +388,12 @@ def _check_needs(where: str, values: Mapping[str, Any]) -> None:
                 _fail(f"{where}.{other}", values.get(other), f"given, because {key} is")
     if any(span.per_set_point for span in values["phases"]) and not values["paths"]:
         _fail(f"{where}.paths", [], "given, because a phase counts set points")
+
+
+def _segment_kind(where: str, value: object) -> SegmentKind:
+    if not isinstance(value, str) or value not in list(SegmentKind):
+        _fail(where, value, f"one of {', '.join(map(repr, map(str, SegmentKind)))}, or '' for none")
+    return SegmentKind(value)
 
 
 def _parameter_type(where: str, text: str) -> ParameterType:

@@ -1,21 +1,21 @@
 """One staged run in, its segments out: the second stage, run by the workers of the second pool.
 
-Reads the staged file only; what the sweep is stands in its notes. Knows neither raw files nor the ledger.
+Reads the staged file only; how it is to be cut stands in its notes. Knows neither raw files nor the ledger.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from nanolab_daemon import manifest, parquet, publish
-from nanolab_daemon.model import OutputFile
-from nanolab_daemon.sweeps import Segment, cut
+from nanolab_daemon import manifest, parquet, phases, publish, sweeps
+from nanolab_daemon.model import OutputFile, Segment, SegmentKind
 from nanolab_daemon.tasks import (
     CannotWrite,
     ManifestJob,
@@ -26,6 +26,9 @@ from nanolab_daemon.tasks import (
     StagedFileLost,
     WorkSettings,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Handler = Callable[[Sequence[SegmentJob | ManifestJob], Callable[[int], None]], list[SegmentOutcome]]
 
@@ -63,39 +66,66 @@ def _make(
     job: SegmentJob, stage_root: Path, temp: Path, min_points: int
 ) -> tuple[Segmented | StagedFileLost, Path | None]:
     try:
-        contents = (stage_root / job.stage_path).read_bytes()
-        table, notes = parquet.read(contents)
-        sweep = json.loads(notes["sweep"])
-        values = table.column(sweep["column"]).to_numpy()
+        run = parquet.read((stage_root / job.stage_path).read_bytes())
+        cut = cut_run(*run, min_points)
     except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError) as error:
         return StagedFileLost(job.run_id, f"{job.stage_path} can't be read back: {error}"), None
-    pieces = cut(values, sweep["step"], min_points)
+    table, notes = run
     files: dict[str, memoryview] = {}
     outputs: list[OutputFile] = []
     common: dict[str, object] = {key: notes[key] for key in ("run_id", "source_sha256", "version") if key in notes}
-    for number, piece in enumerate(pieces):
-        encoded = parquet.encode(_table(table, number, piece), common)
+    common["segment_kind"] = str(cut.kind)
+    for number, piece in enumerate(cut.segments):
+        encoded = parquet.encode(_table(table, number, piece, cut), common)
         name = f"segment={number}/part-000.parquet"
         files[name] = encoded
         outputs.append(parquet.described(f"{job.target}/{name}", encoded, piece.stop - piece.start))
-    inside = sum(piece.stop - piece.start for piece in pieces)
+    inside = sum(piece.stop - piece.start for piece in cut.segments)
     outcome = Segmented(job.run_id, notes["source_sha256"], tuple(outputs), table.num_rows - inside, None)
     return outcome, publish.write_bundle(temp, files) if files else None
 
 
-def _table(run: pa.Table, number: int, piece: Segment) -> pa.Table:
-    """Give one segment's rows with the contract's segment columns after the staged ones."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A run's segments in order, of which kind they are, and the times of its rows, shape (rows,), if it has any."""
+
+    kind: SegmentKind
+    segments: list[Segment]
+    times_s: NDArray[np.float64] | None
+
+
+def cut_run(run: pa.Table, notes: Mapping[str, str], min_points: int) -> Cut:
+    """Cut a staged run as its notes say; KeyError or ValueError if they, or the column they name, are not there."""
+    note = json.loads(notes["segments"])
+    kind = SegmentKind(note["kind"])
+    values = run.column(note["column"]).to_numpy()
+    times = run.column(note["time"]).to_numpy() if note["time"] is not None else None
+    if kind is SegmentKind.SWEEP:
+        return Cut(kind, sweeps.cut(values, note["step"], min_points), times)
+    return Cut(kind, phases.cut(values, kind, min_points), times)
+
+
+def _table(run: pa.Table, number: int, piece: Segment, cut: Cut) -> pa.Table:
+    """Give one segment's rows with the segment columns after the staged ones; phases have their times, too."""
     rows = piece.stop - piece.start
     table = run.slice(piece.start, rows)
-    for name, kind, value in (
+    real = pa.float64()
+    columns: list[parquet.Constant] = [
         ("segment_id", pa.int64(), number),
-        ("segment_type", pa.string(), piece.kind),
-        ("segment_v_start", pa.float64(), piece.v_start),
-        ("segment_v_end", pa.float64(), piece.v_end),
+        ("segment_type", pa.string(), piece.label),
+        ("segment_v_start", real, piece.v_start),
+        ("segment_v_end", real, piece.v_end),
         ("segment_direction", pa.string(), piece.direction),
-    ):
+    ]
+    for name, kind, value in columns:
         table = table.append_column(name, parquet.constant(kind, value, rows))
-    return table.append_column("point_in_segment", pa.array(np.arange(rows, dtype=np.int64)))
+    table = table.append_column("point_in_segment", pa.array(np.arange(rows, dtype=np.int64)))
+    if cut.kind is SegmentKind.SWEEP:
+        return table
+    for name, row in (("segment_t_start_s", piece.start), ("segment_t_end_s", piece.stop - 1)):
+        moment = None if cut.times_s is None else float(cut.times_s[row])
+        table = table.append_column(name, parquet.constant(real, moment, rows))
+    return table
 
 
 def _publish(

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -189,8 +189,8 @@ def _notes(header: Header, rows: Rows, judged: Judged, sha256: str) -> dict[str,
         "parameters": dict(header.parameters),
         "metadata": dict(header.metadata),
     }
-    if judged.sweep is not None:
-        notes["sweep"] = {"column": judged.sweep.column, "step": judged.sweep.step}
+    if judged.segments is not None:
+        notes["segments"] = asdict(judged.segments)
     if rows.comments:
         notes["comments"] = [list(comment) for comment in rows.comments]
     if rows.bad_rows_skipped:

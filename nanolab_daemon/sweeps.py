@@ -6,10 +6,11 @@ Pure arithmetic on one array. Knows nothing of files, headers or the ledger.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from nanolab_daemon.model import Segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,18 +20,6 @@ LARGEST_THRESHOLD_V = 1e-3
 
 SLACK = 1.0 - 1e-9
 """Set points carry float dust: a step that is half the sweep step but for its last bits counts as half."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows `start` (included) to `stop` (excluded) of a run, and what they are."""
-
-    start: int
-    stop: int
-    kind: str  # forward_negative, return_negative, forward_positive, return_positive
-    direction: str  # increasing, decreasing
-    v_start: float
-    v_end: float
 
 
 def threshold(step: float | None) -> float:
@@ -82,7 +71,7 @@ def _named(values: NDArray[np.float64], start: int, stop: int) -> Segment:
     return Segment(
         start=start,
         stop=stop,
-        kind=f"{'forward' if outwards else 'return'}_{'negative' if negative else 'positive'}",
+        label=f"{'forward' if outwards else 'return'}_{'negative' if negative else 'positive'}",
         direction="increasing" if increasing else "decreasing",
         v_start=float(piece[0]),
         v_end=float(piece[-1]),

@@ -13,7 +13,7 @@ ODD_NAME = b"od\xffd\nname.csv"
 VERDICTS = {
     "iv.csv": "segmented",
     "day/ivg.csv": "segmented",
-    "it.csv": "staged",
+    "it.csv": "segmented",
     "abandoned.csv": "rejected",
     "bad.csv": "rejected",
     "text.csv": "rejected",

@@ -7,6 +7,10 @@
 
 Where it is silent: a step that is half but for float dust is significant; a header without a usable step means 1 mV;
 NaNs are passed over; a piece that ends where it began counts as increasing; what never is below zero is positive.
+
+And the rule for phases: a boundary lies before the row whose level is another than the last known one, by more than
+1e-9 and 1e-9 of that. Phases are `dark_n` at 0 and `light_n` elsewhere, each word counted by itself from 1, gate
+plateaus `plateau_n`; phases too short to be segments are counted, too.
 """
 
 from __future__ import annotations
@@ -71,3 +75,34 @@ def segments(values: Sequence[float], step: float | None, min_points: int = 5) -
         kind = ("forward_" if away_from_zero else "return_") + ("negative" if below else "positive")
         found.append(Piece(rows[0], rows[-1] + 1, kind, "increasing" if rises else "decreasing"))
     return found
+
+
+def phases(levels: Sequence[float], kind: str, min_points: int = 5) -> list[Piece]:
+    """Cut a time series into its phases, in order."""
+    stretches: list[tuple[float, list[int]]] = []
+    last: float | None = None
+    early: list[int] = []  # rows before any level is known
+    for row, level in enumerate(levels):
+        if math.isnan(level):
+            (stretches[-1][1] if stretches else early).append(row)
+            continue
+        if last is None:
+            stretches.append((level, [*early, row]))
+        elif level == last or abs(level - last) <= 1e-9 + 1e-9 * abs(last):
+            stretches[-1][1].append(row)
+        else:
+            stretches.append((level, [row]))
+        last = level
+    seen = {"plateau": 0, "dark": 0, "light": 0}
+    found: list[Piece] = []
+    for level, rows in stretches:
+        word = "plateau" if kind == "plateau" else "dark" if abs(level) <= 1e-9 else "light"
+        seen[word] += 1
+        if len(rows) >= min_points:
+            found.append(Piece(rows[0], rows[-1] + 1, f"{word}_{seen[word]}", "constant"))
+    return found
+
+
+def cut(kind: str, values: Sequence[float], step: float | None, min_points: int = 5) -> list[Piece]:
+    """Cut a run along the column of its set points or levels, in the way that its procedure has."""
+    return segments(values, step, min_points) if kind == "sweep" else phases(values, kind, min_points)

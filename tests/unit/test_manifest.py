@@ -82,7 +82,7 @@ def test_one_row_tells_a_run(lab: Lab) -> None:
     assert (lab.folders.stage / first["path"]).is_file()
     assert (lab.folders.output / first["segments_path"]).is_dir()
     second = frame.row(1, named=True)
-    assert (second["status"], second["segments"], second["rows_outside_segments"]) == ("staged", None, None)
+    assert (second["status"], second["segments"], second["rows_outside_segments"]) == ("segmented", 3, 0)
     assert (second["laser_period_s"], second["complete"]) == (2.0, True)
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanolab_daemon.errors import ConfigError, FileRejectedError
+from nanolab_daemon.model import SegmentKind
 from nanolab_daemon.procedures import Light, Procedure, Registry, unknown_procedure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -67,18 +68,35 @@ def test_all_procedures_are_there() -> None:
 
 @pytest.mark.parametrize(
     ("name", "column"),
-    [("IV", "Vsd (V)"), ("IVT", "Vsd (V)"), ("IVg", "Vg (V)"), ("IVgT", "Vg (V)"), ("VVg", "Vg (V)")],
+    [
+        *[("IV", "Vsd (V)"), ("IVT", "Vsd (V)"), ("IVg", "Vg (V)"), ("IVgT", "Vg (V)"), ("VVg", "Vg (V)")],
+        ("VVgCooldown", "Vg (V)"),
+    ],
 )
-def test_segmented_procedures(name: str, column: str) -> None:
+def test_sweeps_are_cut(name: str, column: str) -> None:
     """Sweeps of a voltage at the sample are cut into segments along that voltage."""
-    assert known(name).segmented
-    assert known(name).swept == column
+    assert known(name).segments is SegmentKind.SWEEP
+    assert known(name).segment_column == known(name).swept == column
 
 
-@pytest.mark.parametrize("name", ["It", "LaserCalibration", "Pwl", "ItVg", "Tt", "Stress"])
-def test_others_are_not_segmented(name: str) -> None:
-    """Time series and calibrations have no second stage."""
-    assert not known(name).segmented
+@pytest.mark.parametrize(
+    ("name", "kind", "column"),
+    [
+        *[(name, "light", "VL (V)") for name in ("It", "ITt", "It2", "Vt", "Pt")],
+        ("ItVg", "plateau", "Vg (V)"),
+        ("ItWl", "wavelength", "wl (nm)"),
+    ],
+)
+def test_time_series_are_cut_into_phases(name: str, kind: str, column: str) -> None:
+    """Time series are cut where the level of the laser, the gate or the wavelength is set anew."""
+    procedure = known(name)
+    assert (procedure.segments, procedure.segment_column, procedure.time) == (kind, column, "t (s)")
+
+
+@pytest.mark.parametrize("name", ["LaserCalibration", "Pwl", "Iwl", "Tt", "Stress", "FakeProcedure", "Wait"])
+def test_others_are_not_cut(name: str) -> None:
+    """Calibrations, and series in which nothing is set, have no second stage."""
+    assert (known(name).segments, known(name).segment_column) == (None, None)
 
 
 def test_old_columns_get_their_present_names() -> None:
@@ -182,7 +200,7 @@ def test_empty_text_takes_an_entry_away() -> None:
 
 def test_empty_text_takes_a_name_away() -> None:
     """What `like` brings and the new procedure lacks is taken away by an empty text."""
-    table = {"like": "IV", "swept": "", "segmented": False, "laser_voltage": "", "repeat": ""}
+    table = {"like": "IV", "swept": "", "segments": "", "laser_voltage": "", "repeat": ""}
     added = known("IVdark", BUILTIN.with_overrides({"IVdark": table}))
     assert (added.swept, added.laser_voltage, added.repeat) == (None, None, None)
 
@@ -234,7 +252,13 @@ def test_no_value_breaks_the_check(table: dict[str, Any]) -> None:
         ({"IV": {"paths": [{"kind": "start-end", "since": "July"}]}}, ["procedures.IV.paths.since", "2025-07-17"]),
         ({"IV": {"paths": [{"kind": "start-end", "below_version": 2}]}}, ["paths.below_version", "2.0.0"]),
         ({"IV": {"start": "VSD begin"}}, ["procedures.IV.start", "'VSD begin'", "one of the parameters"]),
-        ({"IV": {"segmented": "yes"}}, ["procedures.IV.segmented", "'yes'", "true or false"]),
+        ({"IV": {"segments": "yes"}}, ["procedures.IV.segments", "'yes'", "'sweep', 'light', 'plateau'"]),
+        ({"IV": {"segments": True}}, ["procedures.IV.segments", "True", "one of 'sweep'"]),
+        ({"IV": {"segments": ["sweep"]}}, ["procedures.IV.segments", "['sweep']", "one of 'sweep'"]),
+        ({"IV": {"segmented": True}}, ["procedures.IV.segmented", "did you mean 'segments'"]),
+        ({"It": {"level": "VG"}}, ["procedures.It.level", "'VG'", "one of the columns (t (s), I (A), VL (V)"]),
+        ({"It": {"level": ""}}, ["procedures.It.level", "given, because segments is"]),
+        ({"It": {"segments": "sweep"}}, ["procedures.It.swept", "given, because segments is"]),
         ({"IV": {"manifest": {"VG": "VG"}}}, ["procedures.IV.manifest.VG", "vds_V"]),
         ({"IV": {"manifest": {"status": "VG"}}}, ["procedures.IV.manifest.status", "another name"]),
         ({"IV": {"manifest": {"x": "Sample"}}}, ["procedures.IV.manifest.x", "'Sample'", "numbers"]),
@@ -243,7 +267,8 @@ def test_no_value_breaks_the_check(table: dict[str, Any]) -> None:
         ({"IV": {"silences": [{"Step time": True}]}}, ["procedures.IV.silences.Step time", "factor"]),
         ({"It": {"phases": [{"VG": 1, "lit": 1}]}}, ["procedures.It.phases.lit", "true or false"]),
         ({"It": {"stops": "never"}}, ["procedures.It.stops", "'after' or 'before'"]),
-        ({"New": {"columns": ["a"], "segmented": True}}, ["procedures.New.swept", "segmented"]),
+        ({"New": {"columns": ["a"], "segments": "sweep"}}, ["procedures.New.swept", "segments"]),
+        ({"New": {"columns": ["a"], "segments": "light"}}, ["procedures.New.level", "segments"]),
         ({"New": {"paths": ["start-end"]}}, ["procedures.New.start", "paths"]),
         ({"New": {"like": "Old"}}, ["procedures.New.like", "'Old'", "name of a procedure"]),
         ({"A": {"like": "B"}, "B": {"like": "A"}}, ["like", "like this one"]),
@@ -264,15 +289,15 @@ def test_mistakes_are_named(overrides: dict[str, Any], words: list[str]) -> None
 def test_digest_is_stable_and_tells_registries_apart() -> None:
     """Equal registries have equal digests, whatever the order of keys; others have others."""
     assert BUILTIN.with_overrides({}).digest == BUILTIN.digest
-    assert BUILTIN.with_overrides({"IV": {"segmented": True}}).digest == BUILTIN.digest
-    changed = BUILTIN.with_overrides({"IV": {"segmented": False}})
+    assert BUILTIN.with_overrides({"IV": {"segments": "sweep"}}).digest == BUILTIN.digest
+    changed = BUILTIN.with_overrides({"IV": {"segments": ""}})
     assert changed.digest != BUILTIN.digest
     assert len(changed.digest) == 64
 
 
 def test_registry_goes_to_workers() -> None:
     """Registry and procedures are pickled without loss."""
-    changed = BUILTIN.with_overrides({"IV": {"segmented": False}})
+    changed = BUILTIN.with_overrides({"IV": {"segments": ""}})
     assert pickle.loads(pickle.dumps(changed)).digest == changed.digest
     assert pickle.loads(pickle.dumps(known("Tt"))) == known("Tt")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from realdata import real_files
 
 from nanolab_daemon.header import parse_header
+from nanolab_daemon.model import SegmentKind
 from nanolab_daemon.procedures import PathKind, Registry
 from nanolab_daemon.ramps import set_points
 from nanolab_daemon.rows import read_rows
@@ -58,7 +59,7 @@ NUMBERS = st.one_of(
 def found_in(values: list[float], step: float | None, least: int = 5) -> list[tuple[int, int, str, str]]:
     with np.errstate(invalid="ignore"):
         pieces = cut(np.asarray(values, dtype=np.float64), step, least)
-    return [(piece.start, piece.stop, piece.kind, piece.direction) for piece in pieces]
+    return [(piece.start, piece.stop, piece.label, piece.direction) for piece in pieces]
 
 
 @given(ramps(), st.integers(1, 7))
@@ -98,7 +99,7 @@ def test_labels_follow_from_the_values(ramp: tuple[list[float], float]) -> None:
     values, step = ramp
     for piece in cut(np.asarray(values), step, 1):
         inside = [value for value in values[piece.start : piece.stop] if not math.isnan(value)]
-        verb, side = piece.kind.split("_")
+        verb, side = piece.label.split("_")
         assert not inside or all(value <= 0 if side == "negative" else value >= 0 for value in inside)
         if inside and abs(inside[-1]) != abs(inside[0]):
             assert verb == ("forward" if abs(inside[-1]) > abs(inside[0]) else "return")
@@ -138,7 +139,7 @@ def test_real_sweeps_are_cut_as_the_rule_says() -> None:
         header = parse_header(raw)
         procedure = REGISTRY.get(header.procedure)
         assert procedure is not None
-        if not procedure.segmented or procedure.swept is None:
+        if procedure.segments is not SegmentKind.SWEEP or procedure.swept is None:
             continue
         rows = read_rows(raw[header.data_offset :], len(header.columns), header.data_line)
         values = rows.columns[header.columns.index(procedure.swept)].to_pylist()
