@@ -14,6 +14,7 @@ from nanolab_daemon.errors import FileRejectedError, RejectCause
 from nanolab_daemon.model import DateOrigin, Header, RunFacts, SegmentKind
 from nanolab_daemon.procedures import RESERVED_COLUMNS, Procedure, Registry, unknown_procedure
 from nanolab_daemon.ramps import completeness
+from nanolab_daemon.remarks import remarks
 from nanolab_daemon.rows import Rows
 
 START_TIME = "Start time"
@@ -103,7 +104,7 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
         bad_rows_skipped=rows.bad_rows_skipped,
     )
     note = SegmentNote(kind, along, procedure.number(header, procedure.step), clock) if kind and along else None
-    return Judged(facts, layout, note, _remarks(known, header, procedure, names))
+    return Judged(facts, layout, note, remarks(known, header, names, comments=bool(rows.comments)))
 
 
 def _column_names(procedure: Procedure, header: Header) -> tuple[str, ...]:
@@ -137,15 +138,3 @@ def _date_without_start(path: bytes, mtime_ns: int, tz: tzinfo) -> tuple[str, Da
         return date, DateOrigin.PATH, int(midnight.astimezone(UTC).timestamp()) * 1_000_000
     us = mtime_ns // 1000
     return identity.date_in(us, tz), DateOrigin.MTIME, us
-
-
-def _remarks(
-    known: Procedure | None, header: Header, procedure: Procedure, names: tuple[str, ...]
-) -> tuple[str, ...]:
-    if known is None:
-        return (f"The procedure {header.procedure} is not in the registry: its files are staged as they are.",)
-    return tuple(
-        f"{header.procedure} files have a column {name!r} that the registry does not know: it is kept."
-        for name in names
-        if name not in procedure.columns
-    )

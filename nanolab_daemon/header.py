@@ -1,6 +1,6 @@
 """The head of an instrument file, bytes to `Header`, as PyMeasure's `Results` writes it and as older versions did.
 
-Refuses what is no instrument file, and guesses nothing: a line that it does not understand stays in `Header.text`.
+Refuses what is no instrument file, and guesses nothing: a line that it does not understand stands in `Header.unread`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def parse_header(raw: bytes, *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
     lines = text.replace("\r\n", "\n").split("\n")
     path, procedure = _procedure(lines[0])
     # The last three lines: #Data:, the labels, and what split() leaves after the newline.
-    parameters, metadata, has_metadata = _sections(lines[1:-3])
+    parameters: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    unread: list[str] = []
+    has_metadata = _sections(lines[1:-3], parameters, metadata, unread)
     data_line = raw.count(b"\n", 0, offset) + 1
     return Header(
         procedure=procedure,
@@ -72,6 +75,7 @@ def parse_header(raw: bytes, *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
         data_line=data_line,
         text=text,
         encoding=encoding,
+        unread=tuple(unread),
     )
 
 
@@ -198,28 +202,37 @@ def _procedure(line: str) -> tuple[str, str]:
     return match[1], name
 
 
-def _sections(lines: list[str]) -> tuple[dict[str, str], dict[str, str], bool]:
-    """Return parameters, metadata, and whether there was a metadata section; lines not understood are passed over."""
-    parameters: dict[str, str] = {}
-    metadata: dict[str, str] = {}
+def _sections(lines: list[str], parameters: dict[str, str], metadata: dict[str, str], unread: list[str]) -> bool:
+    """Fill parameters, metadata and the lines not understood; tell whether there was a metadata section."""
     has_metadata = False
     section: dict[str, str] | None = parameters
     for line in lines:
-        if line.startswith("#\t"):
-            name, separator, value = line[2:].partition(": ")
-            if section is None or not name:
-                continue
-            if separator:
-                section[name] = unescape(value) if "\\" in value else value
-            elif name[-1] == ":":  # an editor cut the blank after an empty value
-                section[name[:-1]] = ""
-        elif line == "#Parameters:":
+        if line == "#Parameters:":
             section = parameters
-        elif line == "#Metadata:":
+            continue
+        if line == "#Metadata:":
             section, has_metadata = metadata, True
-        elif line.startswith("#") and line.endswith(":"):
+            continue
+        name, value = _entry(line)
+        if section is not None and name:
+            if name in section:  # the last one counts
+                unread.append(f"#\t{name}: {section[name]}")
+            section[name] = unescape(value) if "\\" in value else value
+            continue
+        unread.append(line)
+        if line.startswith("#") and not line.startswith("#\t") and line.endswith(":"):
             section = None  # a section that is not known
-    return parameters, metadata, has_metadata
+    return has_metadata
+
+
+def _entry(line: str) -> tuple[str, str]:
+    r"""Return name and value of a line such as `#\tVDS: 0.1 V`; without a name it is none."""
+    if not line.startswith("#\t"):
+        return "", ""
+    name, separator, value = line[2:].partition(": ")
+    if not separator:  # an editor cut the blank after an empty value
+        name = name[:-1] if name.endswith(":") else ""
+    return name, value
 
 
 def _columns(labels: str, line: int) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class Header:
     data_line: int
     text: str
     encoding: str
+    unread: tuple[str, ...] = ()  # lines of the header that are not understood
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,16 @@ class ParameterType:
     kind: str
     unit: str | None
 
+    def factor(self, unit: str | None) -> float | None:
+        """Return by what a number in `unit` is to be multiplied to be in this one; None if they don't fit.
+
+        A number without a unit is taken to be in this one.
+        """
+        if not unit or unit == self.unit:
+            return 1.0
+        prefix = unit.removesuffix(self.unit) if self.unit and unit.endswith(self.unit) else ""
+        return _PREFIXES.get(prefix)
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -157,10 +167,8 @@ class Procedure:
         known = self.parameters.get(name)
         if read.value is None or read.value != read.value:
             return None
-        if not read.unit or known is None or read.unit == known.unit:
-            return read.value
-        scale = _scale(read.unit, known.unit or "")
-        return None if scale is None else read.value * scale
+        factor = known.factor(read.unit) if known is not None else 1.0
+        return None if factor is None else read.value * factor
 
     def light(self, header: Header) -> Light:
         """Tell whether the laser was on: its voltage decides, for a dark run's header keeps the wavelength."""
@@ -183,12 +191,6 @@ class Procedure:
         """Return the parameters that go to the manifest, by manifest column, as far as the file has them."""
         values = ((column, self.number(header, name)) for column, name in self.manifest.items())
         return {column: value for column, value in values if value is not None}
-
-
-def _scale(unit: str, wanted: str) -> float | None:
-    """Return by what a number in one unit is to be multiplied to be one in another; None if they don't fit."""
-    prefix = unit.removesuffix(wanted) if wanted and unit.endswith(wanted) else ""
-    return _PREFIXES.get(prefix)
 
 
 class Registry:

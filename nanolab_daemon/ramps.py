@@ -216,8 +216,14 @@ def completeness(
     swept_values: Sequence[float],
     times_last: float | None,
 ) -> Completeness:
-    """Judge the rows: `swept_values` are those of the swept column, `times_last` the last of the time column."""
+    """Judge the rows: `swept_values` are those of the swept column, `times_last` the last of the time column.
+
+    Where the file has no such column, they are empty and None.
+    """
     expected = expectation(procedure, header)
+    if expected.end_s is not None and n_rows and times_last is None:
+        why = f"the file has no column of the time, by which the end at {expected.end_s:g} s would be known"
+        return Completeness(None, expected_end_s=expected.end_s, rule=why)
     if procedure is None or not (expected.rows or expected.end_s is not None):
         return Completeness(None, rule=expected.rule)
     if expected.end_s is not None:

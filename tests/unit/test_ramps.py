@@ -413,6 +413,13 @@ def test_time_series_end_where_the_header_says(name: str, parameters: dict[str, 
     assert completeness(procedure, header, 0, [], None).complete is False
 
 
+def test_a_file_without_a_time_column_is_no_aborted_one() -> None:
+    """Files of the first weeks have no column of the time: nothing can be said of their end."""
+    verdict = completeness(known("It"), header_of("It", {"Laser ON+OFF period": "120 s"}), 100, [], None)
+    assert (verdict.complete, verdict.expected_end_s) == (None, 180.0)
+    assert "no column of the time" in verdict.rule
+
+
 def test_aborted_time_series() -> None:
     """A series of 10,800 s that stops after 2,566 s is not complete, and the words say it."""
     verdict = completeness(known("It"), header_of("It", {"Laser ON+OFF period": "7200 s"}), 30_000, [], 2566.0)
