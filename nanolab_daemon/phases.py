@@ -3,9 +3,9 @@
 Pure arithmetic on one array. Knows nothing of files, headers or the ledger.
 
 A phase is a stretch of rows of one set level: of the laser, the gate, the monochromator. The program writes the level
-that it set, not one that it measured, so it is the same number in all rows of a phase but for float dust. Neighbouring
-levels that differ by no more than `SAME_LEVEL` are one level: no source of the lab can set a nanovolt, no
-monochromator a billionth of a nanometre, and the dust of a staircase is a thousand times smaller.
+that it set, not one that it measured, so it is the same number in all rows of a phase but for float dust.
+Neighbouring levels that differ by no more than `SAME_LEVEL` are one level: no source of the lab can set a nanovolt,
+no monochromator a billionth of a nanometre, and the dust of a staircase is a thousand times smaller.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def cut(levels: NDArray[np.float64], kind: SegmentKind, min_points: int) -> list
     if not rows.size:
         return []
     known = levels[rows]
-    changes = np.flatnonzero(~np.isclose(known[1:], known[:-1], rtol=SAME_LEVEL, atol=SAME_LEVEL)) + 1
+    with np.errstate(over="ignore"):  # between numbers at the two ends of what a float can hold
+        changes = np.flatnonzero(~np.isclose(known[1:], known[:-1], rtol=SAME_LEVEL, atol=SAME_LEVEL)) + 1
     firsts, lasts = np.r_[0, changes], np.r_[changes, len(known)] - 1
     starts, stops = np.r_[0, rows[changes]], np.r_[rows[changes], len(levels)]
     words, numbers = _names(known[firsts], kind)

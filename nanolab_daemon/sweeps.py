@@ -38,7 +38,8 @@ def boundaries(values: NDArray[np.float64], smallest_step: float) -> NDArray[np.
     """
     rows = np.flatnonzero(~np.isnan(values))
     known = values[rows]
-    steps = np.diff(known)
+    with np.errstate(over="ignore", invalid="ignore"):  # with infinities, and at the ends of what a float can hold
+        steps = np.diff(known)
     significant = np.flatnonzero(np.abs(steps) >= smallest_step * SLACK)
     upwards = steps[significant] > 0
     reversals = significant[1:][upwards[1:] != upwards[:-1]] + 1

@@ -88,7 +88,7 @@ def phases(levels: Sequence[float], kind: str, min_points: int = 5) -> list[Piec
             continue
         if last is None:
             stretches.append((level, [*early, row]))
-        elif level == last or abs(level - last) <= 1e-9 + 1e-9 * abs(last):
+        elif level == last or (not math.isinf(last) and abs(level - last) <= 1e-9 + 1e-9 * abs(last)):
             stretches[-1][1].append(row)
         else:
             stretches.append((level, [row]))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 import reference
 from inprocess import Folders
-from instrument import Measurement, iv, ivg
+from instrument import Measurement, it, iv, ivg
 from outputs import bits
 
-from nanolab_daemon import publish
+from nanolab_daemon import parquet, publish
+from nanolab_daemon.header import quantity
+from nanolab_daemon.procedures import PathKind, Registry
+from nanolab_daemon.ramps import set_points
 from nanolab_daemon.tasks import CannotWrite, Segmented, SegmentJob, StagedFileLost
 
 SEGMENT_COLUMNS = {
@@ -23,6 +28,31 @@ SEGMENT_COLUMNS = {
     "segment_direction": pl.String,
     "point_in_segment": pl.Int64,
 }
+TIMES = {"segment_t_start_s": pl.Float64, "segment_t_end_s": pl.Float64}
+PHASES = ("It", "ITt", "It2", "Vt", "Pt", "ItVg", "ItWl")
+
+
+def series(procedure: str, *phases: tuple[float, int]) -> Measurement:
+    """Make a time series of a procedure, with so many rows at each level, ten rows a second."""
+    known = Registry.builtin().get(procedure)
+    assert known is not None
+    assert known.level is not None
+    levels = [level for level, rows in phases for _ in range(rows)]
+    cells = {known.time: lambda at: at / 10, known.level: lambda at: levels[at], "I (A)": lambda at: 1e-9 * at}
+    rows = [
+        ",".join(repr(cells.get(name, lambda _: math.nan)(at)) for name in known.columns) for at in range(len(levels))
+    ]
+    return Measurement(procedure, {"Laser voltage": "2.11 V"}, known.columns, rows)
+
+
+def cooldown(sweeps: int) -> Measurement:
+    """Make the run of several sweeps from 0 to 0."""
+    points = set_points(PathKind.ZERO_START_END_ZERO, -5, 5, 0.5)
+    assert points is not None
+    known = Registry.builtin().get("VVgCooldown")
+    assert known is not None
+    rows = [f"{volt!r},0.1,{at},nan,nan,nan" for at, volt in enumerate(list(points) * sweeps)]
+    return Measurement("VVgCooldown", {"VG step": "0.5 V"}, known.columns, rows)
 
 
 @pytest.fixture
@@ -30,30 +60,104 @@ def lab(tmp_path: Path) -> Folders:
     return Folders(tmp_path).make()
 
 
-@pytest.mark.parametrize("measurement", [iv(1), ivg(2), iv(3).first(17)], ids=["iv", "ivg", "aborted"])
-def test_segments_of_a_run(lab: Folders, measurement: Measurement) -> None:
+RUNS = {
+    "iv": (iv(1), "sweep"),
+    "fine iv": (iv(2, reach=0.001, step=1e-6), "sweep"),
+    "ivg": (ivg(2), "sweep"),
+    "aborted": (iv(3).first(17), "sweep"),
+    "cooldown": (cooldown(3), "sweep"),
+    "it": (it(1), "light"),
+    "aborted it": (it(1).first(23), "light"),
+    "dark it": (series("It", (0.0, 30)), "light"),
+    "pt": (series("Pt", (0.0, 9), (2.11, 9), (0.0, 9)), "light"),
+    "itvg": (series("ItVg", (-1.0, 6), (-0.5, 6), (0.0, 6), (0.5, 12), (0.0, 3), (-0.5, 6)), "plateau"),
+    "itwl": (series("ItWl", (0.0, 7), (455.0, 20)), "wavelength"),
+}
+
+
+@pytest.mark.parametrize(("measurement", "kind"), RUNS.values(), ids=RUNS)
+def test_segments_of_a_run(lab: Folders, measurement: Measurement, kind: str) -> None:
     """Each segment is a file of the staged columns and the segment's own; values are the staged ones, bit for bit."""
     staged = lab.staged("a.csv", measurement.data())
+    assert staged.facts.segment_kind == kind
     run = pl.read_parquet(lab.stage / staged.output.path, hive_partitioning=False)
     done = lab.cut(staged)
-    step = 0.01 if staged.facts.proc == "IV" else 0.5
-    wanted = reference.segments(run.to_series(0).to_list(), step)
-    proc = staged.facts.proc
-    folder = f"{proc.lower()}_segments/proc={proc}/date={staged.facts.date}/run_id={staged.facts.run_id}"
+    procedure = Registry.builtin().get(staged.facts.proc)
+    assert procedure is not None
+    assert procedure.segment_column is not None
+    step = quantity(measurement.parameters.get(procedure.step or "", "")).value
+    levels = run[procedure.segment_column]
+    wanted = reference.cut(kind, levels.to_list(), step)
+    folder = f"{procedure.name.lower()}_segments/proc={procedure.name}/date={staged.facts.date}"
     assert [file.path for file in done.outputs] == [
-        f"{folder}/segment={number}/part-000.parquet" for number in range(len(wanted))
+        f"{folder}/run_id={staged.facts.run_id}/segment={number}/part-000.parquet" for number in range(len(wanted))
     ]
+    own = SEGMENT_COLUMNS | (TIMES if kind != "sweep" else {})
     for number, (piece, file) in enumerate(zip(wanted, done.outputs, strict=True)):
-        frame = pl.read_parquet(lab.output / file.path, hive_partitioning=False)
-        assert list(frame.schema.items()) == [*run.schema.items(), *SEGMENT_COLUMNS.items()]
-        rows = run[piece.start : piece.stop]
-        assert bits(frame.select(run.columns)).equals(bits(rows), null_equal=True)
-        (told,) = frame.select(list(SEGMENT_COLUMNS)[:-1]).unique().rows()
-        volts = rows.to_series(0)
-        assert told == (number, piece.kind, volts[0], volts[-1], piece.direction)
+        contents = (lab.output / file.path).read_bytes()
+        assert parquet.read(contents)[1]["segment_kind"] == kind
+        frame = pl.read_parquet(contents)
+        assert list(frame.schema.items()) == [*run.schema.items(), *own.items()]
+        rows = slice(piece.start, piece.stop)
+        assert bits(frame.select(run.columns)).equals(bits(run[rows]), null_equal=True)
         assert frame["point_in_segment"].to_list() == list(range(frame.height))
+        (told,) = frame.select(list(own)).drop("point_in_segment").unique().rows()
+        assert told[:5] == (number, piece.kind, levels[piece.start], levels[piece.stop - 1], piece.direction)
+        assert list(told[5:]) == (
+            [] if kind == "sweep" else [run["t (s)"][piece.start], run["t (s)"][piece.stop - 1]]
+        )
         assert file.rows == frame.height
+    assert wanted
     assert done.rows_outside == run.height - sum(piece.stop - piece.start for piece in wanted)
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_time_series_of_all_procedures_have_phases(lab: Folders, name: str) -> None:
+    """Off, on, off is found in each procedure that sets a level, and scanned without options."""
+    levels = (0.0, 9), (1.5, 8), (0.0, 7)
+    for number in range(2):
+        made = replace(series(name, *levels), start_time=f"175701882{number}.5")
+        done = lab.cut(lab.staged(f"{number}.csv", made.data()))
+        assert ([file.rows for file in done.outputs], done.rows_outside) == ([9, 8, 7], 0)
+    frame = pl.scan_parquet(lab.output / f"{name.lower()}_segments").collect()
+    told = frame.select("segment_id", "segment_type", *TIMES).unique().sort("segment_id").rows()
+    plateaus = name == "ItVg"
+    assert told == [
+        (0, "plateau_1" if plateaus else "dark_1", 0.0, 0.8),
+        (1, "plateau_2" if plateaus else "light_1", 0.9, 1.6),
+        (2, "plateau_3" if plateaus else "dark_2", 1.7, 2.3),
+    ]
+    assert frame["run_id"].n_unique() == 2
+
+
+def test_series_without_a_clock_has_phases_without_times(lab: Folders) -> None:
+    """A file that lacks the column of the time has the same columns as the others, the times as nulls."""
+    made = series("It", (0.0, 9), (1.5, 8))
+    made = replace(made, columns=made.columns[1:], rows=[row.partition(",")[2] for row in made.rows])
+    done = lab.cut(lab.staged("a.csv", made.data()))
+    frame = pl.read_parquet(lab.output / done.outputs[1].path, hive_partitioning=False)
+    assert frame["segment_type"].unique().to_list() == ["light_1"]
+    assert {name: frame.schema[name] for name in TIMES} == TIMES
+    assert frame.select(list(TIMES)).unique().rows() == [(None, None)]
+
+
+def test_file_without_the_level_has_no_second_stage(lab: Folders) -> None:
+    """An older file that lacks the column along which its procedure is cut is staged, and that is all."""
+    made = series("It", (0.0, 9))
+    made = replace(made, columns=made.columns[:2], rows=[",".join(row.split(",")[:2]) for row in made.rows])
+    facts = lab.staged("a.csv", made.data()).facts
+    assert (facts.swept, facts.segment_kind) == (False, None)
+
+
+def test_user_says_how_a_procedure_is_cut(tmp_path: Path) -> None:
+    """A procedure of the configuration is cut along its own column; one that is told not to be is not."""
+    own = {"columns": ["t (s)", "B (T)"], "segments": "plateau", "level": "B (T)", "time": "t (s)"}
+    lab = Folders(tmp_path, procedures={"Hall": own, "It": {"segments": ""}}).make()
+    rows = [f"{at},{level}" for at, level in enumerate([0.1] * 6 + [0.2] * 5)]
+    done = lab.cut(lab.staged("a.csv", Measurement("Hall", {}, ["t (s)", "B (T)"], rows).data()))
+    assert [file.rows for file in done.outputs] == [6, 5]
+    facts = lab.staged("b.csv", it(1).data()).facts
+    assert (facts.swept, facts.segment_kind) == (False, None)
 
 
 def test_plain_iv_gives_the_four_segments(lab: Folders) -> None:

@@ -52,13 +52,13 @@ def ramps(draw: st.DrawFn) -> tuple[list[float], float]:
 
 
 NUMBERS = st.one_of(
-    st.floats(-2, 2, width=32), st.sampled_from([0.0, -0.0, 0.001, -0.001, 5e-4, math.nan, math.inf, -math.inf])
+    st.floats(-2, 2, width=32),
+    st.sampled_from([0.0, -0.0, 0.001, -0.001, 5e-4, 1.7e308, -1.7e308, math.nan, math.inf, -math.inf]),
 )
 
 
 def found_in(values: list[float], step: float | None, least: int = 5) -> list[tuple[int, int, str, str]]:
-    with np.errstate(invalid="ignore"):
-        pieces = cut(np.asarray(values, dtype=np.float64), step, least)
+    pieces = cut(np.asarray(values, dtype=np.float64), step, least)
     return [(piece.start, piece.stop, piece.label, piece.direction) for piece in pieces]
 
 
@@ -109,19 +109,36 @@ def test_labels_follow_from_the_values(ramp: tuple[list[float], float]) -> None:
 
 
 @pytest.mark.parametrize("step", [1e-6, 1e-4, 5e-4, 0.001, 0.002, 0.01, 0.05])
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize(
     "kind", [PathKind.ZERO_START_END_ZERO, PathKind.ZERO_START_END_START_ZERO, PathKind.TWO_STEPS]
 )
-def test_plain_iv_has_four_legs(kind: PathKind, step: float) -> None:
-    """A plain IV, however fine its step, gives exactly the four segments that the analysis expects."""
-    reach = max(20 * step, 0.001)
+def test_plain_iv_has_four_legs(kind: PathKind, wide: bool, step: float) -> None:
+    """A plain IV, however fine its step, gives exactly the four segments that the analysis expects.
+
+    The wide one in two steps has 0.5 mV steps outside, a thousand times those of its middle.
+    """
+    reach = max(20 * step, 0.1 if wide and kind is PathKind.TWO_STEPS else 0.001)
     points = set_points(kind, -reach, reach, step)
     assert points is not None
-    kinds = [kind for _, _, kind, _ in found_in(list(points), step)]
+    found = found_in(list(points), step)
+    kinds = [kind for _, _, kind, _ in found]
     if kind is PathKind.ZERO_START_END_START_ZERO:  # it comes back through the negative side
         assert kinds == [*FOUR_LEGS, "forward_negative", "return_negative"]
     else:
         assert kinds == FOUR_LEGS
+    assert len(points) - sum(stop - start for start, stop, *_ in found) <= 2  # back at 0, and a step beyond
+
+
+@pytest.mark.parametrize("step", [1e-6, 1e-4, 0.05, 0.5])
+@pytest.mark.parametrize("sweeps", [1, 2, 5])
+def test_repeated_sweeps_have_four_legs_each(sweeps: int, step: float) -> None:
+    """Sweep after sweep from 0 to 0 gives the four legs again and again; at most the last point of each is left."""
+    points = set_points(PathKind.ZERO_START_END_ZERO, -20 * step, 20 * step, step)
+    assert points is not None
+    found = found_in(list(points) * sweeps, step)
+    assert [kind for _, _, kind, _ in found] == FOUR_LEGS * sweeps
+    assert len(points) * sweeps - sum(stop - start for start, stop, *_ in found) <= sweeps
 
 
 def test_nothing_gives_nothing() -> None:
