@@ -12,9 +12,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from nanolab_daemon.catalog_schema import migrate
+from nanolab_daemon.catalog_schema import STEPS, migrate, version_of
 from nanolab_daemon.errors import EngineError, RejectCause
 from nanolab_daemon.model import (
     Completeness,
@@ -24,6 +24,7 @@ from nanolab_daemon.model import (
     OutputFile,
     Rejection,
     RunFacts,
+    SegmentKind,
 )
 
 FILE_NAME = "ledger.sqlite"
@@ -87,6 +88,25 @@ class RunRecord:
         return f"{self.facts.proc.lower()}_segments/{self.folder}"
 
 
+class Agreement(NamedTuple):
+    """How many runs of a procedure are what their headers prescribe.
+
+    `complete`: just that; `incomplete`: less, as of an abort; `contrary`: other rows than the header can mean, or
+    more of them, so that the rule may be wrong; `unknown`: the header tells no end.
+    """
+
+    complete: int
+    incomplete: int
+    contrary: int
+    unknown: int
+
+    @property
+    def rate(self) -> float | None:
+        """The part of the runs judged that are complete; None where none could be judged."""
+        judged = self.complete + self.incomplete + self.contrary
+        return self.complete / judged if judged else None
+
+
 def _remedy(error: Exception, path: Path) -> str:
     if "not a database" in str(error) or "malformed" in str(error):
         return f"Move {path} away and run `nanolab-daemon backfill`: all is found again from the raw files."
@@ -138,7 +158,15 @@ class Catalog:
         try:
             made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if made and db.execute("SELECT count(*) FROM meta WHERE key = 'ledger_id'").fetchone()[0]:
+                if (version := version_of(db)) < len(STEPS):
+                    raise EngineError(
+                        f"The ledger {path} is of an older nanolab-daemon (version {version} of {len(STEPS)}).",
+                        advice="Restart the daemon or run `nanolab-daemon backfill`: that brings it up to date.",
+                    )
                 return cls(db)
+        except EngineError:
+            db.close()
+            raise
         except sqlite3.DatabaseError as error:
             db.close()
             raise EngineError(f"The ledger {path} can't be read: {error}.", advice=_remedy(error, path)) from error
@@ -202,6 +230,8 @@ class Catalog:
         """Record a file whole, over what was known of its path."""
         mark = record.fingerprint
         refused = record.rejection
+        if record.run_id is not None or self._holds_run(record.path):
+            self._runs_changed()
         self._write(
             f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * 23)})",
             (
@@ -234,6 +264,8 @@ class Catalog:
 
     def set_fingerprint(self, path: bytes, fingerprint: Fingerprint) -> None:
         """Note that the same bytes were found under another fingerprint."""
+        if self._holds_run(path, present=False):
+            self._runs_changed()
         self._write(
             "UPDATE files SET size_bytes = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, present = 1 WHERE path = ?",
             (*fingerprint, path),
@@ -241,7 +273,14 @@ class Catalog:
 
     def set_missing(self, path: bytes) -> None:
         """Note that a path has vanished."""
+        if self._holds_run(path):
+            self._runs_changed()
         self._write("UPDATE files SET present = 0 WHERE path = ?", (path,))
+
+    def _holds_run(self, path: bytes, *, present: bool = True) -> bool:
+        """Tell whether a path, there or gone, is one of those whose names the manifest's flags are told from."""
+        where = "path = ? AND present = ? AND run_id IS NOT NULL"
+        return self._db.execute(f"SELECT 1 FROM files WHERE {where}", (path, present)).fetchone() is not None
 
     def move_file(self, old: bytes, new: bytes, fingerprint: Fingerprint) -> None:
         """Follow a file to its new path; runs that name it as their source follow too."""
@@ -274,7 +313,7 @@ class Catalog:
         facts, end = run.facts, run.facts.completeness
         self._runs_changed()
         self._write(
-            f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * 30)})",
+            f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * 32)})",
             (
                 facts.run_id,
                 facts.proc,
@@ -306,6 +345,8 @@ class Catalog:
                 json.dumps([astuple(file) for file in run.segment_files]),
                 run.rows_outside,
                 run.segmented_at,
+                facts.segment_kind,
+                None if facts.flags is None else json.dumps(facts.flags),
             ),
         )
 
@@ -384,13 +425,36 @@ class Catalog:
         ).fetchone()
         return int(row[0]), int(row[1])
 
-    def completeness_since(self, at: float) -> dict[str, tuple[int, int]]:
-        """Give for each procedure how many runs staged since a moment are complete, of those of which it is known."""
+    def copies(self, run_id: str | None = None, since: float = 0.0) -> Iterator[tuple[str, str, bytes]]:
+        """Give run, date and path of every present file with the very bytes that a run was made from.
+
+        Of one run or of all that were staged since a moment, and only of those whose start is known. A run without
+        such a file has its last source.
+        """
+        return self._db.execute(
+            "SELECT runs.run_id, runs.date, coalesce(files.path, runs.source) FROM runs LEFT JOIN files"
+            " ON files.run_id = runs.run_id AND files.sha256 = runs.source_sha256 AND files.present"
+            " WHERE (?1 IS NULL OR runs.run_id = ?1) AND runs.date_origin = ?2 AND runs.staged_at >= ?3",
+            (run_id, DateOrigin.META, since),
+        )
+
+    def flags_since(self, at: float = 0.0) -> dict[str, int]:
+        """Count the stored flags of the runs staged since a moment."""
         rows = self._db.execute(
-            "SELECT proc, sum(complete), count(complete) FROM runs WHERE staged_at >= ? GROUP BY proc ORDER BY proc",
+            "SELECT value, count(*) FROM runs, json_each(runs.flags) WHERE staged_at >= ? GROUP BY value", (at,)
+        )
+        return dict(rows)
+
+    def agreement_since(self, at: float) -> dict[str, Agreement]:
+        """Tell for each procedure how the runs staged since a moment compare with their headers."""
+        contrary = "expected_rows IS NOT NULL AND (complete IS NULL OR (NOT complete AND rows > expected_rows))"
+        rows = self._db.execute(
+            f"SELECT proc, coalesce(sum(complete), 0), coalesce(sum(NOT complete AND NOT ({contrary})), 0),"
+            f" sum({contrary}), sum(complete IS NULL AND NOT ({contrary}))"
+            " FROM runs WHERE staged_at >= ? GROUP BY proc ORDER BY proc",
             (at,),
         )
-        return {proc: (complete, judged) for proc, complete, judged in rows if judged}
+        return {proc: Agreement(*numbers) for proc, *numbers in rows}
 
     def totals(self, since: float = 0.0) -> Mapping[str, int]:
         """Count runs, rows and segments, staged since a moment (seconds since 1970)."""
@@ -411,7 +475,7 @@ _RUN = (
     "run_id, proc, start_us, date, date_origin, rows, complete, expected_rows, expected_end_s, rule,"
     " chip_group, chip_number, sample, procedure_version, with_light, wavelength_nm, laser_voltage_V, parameters,"
     " bad_rows_skipped, source, source_sha256, source_missing, revision, version, stage_file, staged_at,"
-    " segmentation, segment_files, rows_outside, segmented_at"
+    " segmentation, segment_files, rows_outside, segmented_at, segment_kind, flags"
 )
 
 
@@ -442,7 +506,7 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
     run_id, proc, start_us, date, origin, rows, complete, expected_rows, expected_end_s, rule = row[:10]
     chip_group, chip_number, sample, version, light, wavelength, voltage, parameters, skipped = row[10:19]
     source, sha256, missing, revision, program, stage_file, staged_at = row[19:26]
-    segmentation, segment_files, rows_outside, segmented_at = row[26:]
+    segmentation, segment_files, rows_outside, segmented_at, kind, flags = row[26:]
     return RunRecord(
         facts=RunFacts(
             run_id=run_id,
@@ -464,6 +528,8 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
             laser_voltage_V=voltage,
             parameters=json.loads(parameters),
             bad_rows_skipped=skipped,
+            segment_kind=None if kind is None else SegmentKind(kind),
+            flags=None if flags is None else tuple(json.loads(flags)),
         ),
         source=source,
         source_sha256=sha256,

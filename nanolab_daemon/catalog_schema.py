@@ -59,17 +59,34 @@ CREATE INDEX runs_pending ON runs (segmentation) WHERE segmentation = 'pending';
 CREATE INDEX runs_by_source ON runs (source);
 """
 
-STEPS: tuple[tuple[str, str], ...] = (("files and runs", _FIRST),)
+_FLAGS = """
+ALTER TABLE runs ADD COLUMN segment_kind TEXT;  -- sweep, light, plateau, wavelength; NULL: no second stage
+ALTER TABLE runs ADD COLUMN flags TEXT;         -- JSON: a list; NULL: staged before there were flags
+-- What was staged before lacks both, and the marks by which it is cut: the next scan stages it anew. The fingerprint
+-- is the registrar's AGAIN.
+UPDATE files SET size_bytes = -2, mtime_ns = -2, ctime_ns = -2, inode = -2
+    WHERE path IN (SELECT source FROM runs WHERE NOT source_missing) AND present;
+UPDATE runs SET segment_kind = 'sweep' WHERE segmentation <> 'none';
+DELETE FROM meta WHERE key = 'manifest';
+"""
+
+STEPS: tuple[tuple[str, str], ...] = (("files and runs", _FIRST), ("flags and kinds of segments", _FLAGS))
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a ledger to the newest version, step by step, each committed with its mark."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+def version_of(connection: sqlite3.Connection) -> int:
+    """Give a ledger's version, from 0; one that this program is too old for is refused."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(STEPS):
         raise EngineError(
             f"The ledger was written by a newer nanolab-daemon (version {version}, this one knows {len(STEPS)}).",
             advice="Upgrade nanolab-daemon, or give this one a state folder of its own.",
         )
+    return version
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a ledger to the newest version, step by step, each committed with its mark."""
+    version = version_of(connection)
     for number, (_, script) in enumerate(STEPS[version:], version + 1):
         connection.executescript(f"BEGIN;{script}PRAGMA user_version = {number};COMMIT;")
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('ledger_id', ?)", (uuid.uuid4().hex[:12],))

@@ -112,6 +112,8 @@ def status(found: Status, *, as_json: bool) -> None:
         click.echo(f"Waiting: {found.pending_segments:,} runs for their second stage")
     if found.source_missing:
         click.echo(f"Kept:    {found.source_missing:,} runs whose raw file has gone")
+    if found.flags:
+        click.echo("Flags:   " + ", ".join(f"{number:,} {flag}" for flag, number in found.flags.items()))
     _list("Last files:", found.last_files)
     _list("Last rejects:", found.last_rejects)
     click.echo(f"Ledger:  {escaped(found.ledger)}")
@@ -222,6 +224,10 @@ def _run(found: Why, run: Run) -> None:
         "run", f"{run.run_id}, {run.proc} of {run.date} (from {_ORIGINS[run.date_origin]}), revision {run.revision}"
     )
     _fact("complete", f"{complete}{f': {run.rule}' if run.rule else ''}")
+    if run.flags is None:
+        _fact("flags", "not known: it was staged by a version that had none, and its raw file has gone")
+    for one in run.flags or ():
+        _fact("flag", f"{one.flag}: {one.meaning}")
     if run.published_from != found.file:
         _fact("published", f"from {run.published_from}, with {run.rows:,} rows")
     if run.bad_rows_skipped:
@@ -229,7 +235,8 @@ def _run(found: Why, run: Run) -> None:
     _fact("staged", run.staged_at)
     if run.segmentation != "none":
         outside = f", {run.rows_outside_segments} rows outside" if run.rows_outside_segments else ""
-        _fact("segments", f"{run.segmentation}{f', {run.segmented_at}' if run.segmented_at else ''}{outside}")
+        kind = f"{run.segment_kind}, " if run.segment_kind else ""
+        _fact("segments", f"{kind}{run.segmentation}{f', {run.segmented_at}' if run.segmented_at else ''}{outside}")
     for output in run.outputs:
         there = "" if output.there else "  MISSING"
         _fact("output", f"{output.path}  ({output.rows:,} rows, {output.size_bytes:,} bytes){there}")

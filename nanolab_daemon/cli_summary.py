@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from nanolab_daemon import report
 from nanolab_daemon.model import FileState
 
 if TYPE_CHECKING:
@@ -43,12 +44,20 @@ def summary(ended: Ended, catalog: Catalog | None, command: str, began: float) -
         "segments": segments,
         "files_per_s": round(tally.staged_done / seconds, 1) if seconds else 0.0,
         "runs_per_s": round(tally.segmented_done / seconds, 1) if seconds else 0.0,
-        "complete": {} if catalog is None else {k: list(v) for k, v in catalog.completeness_since(began).items()},
+        "agreement": {} if catalog is None else _agreement(catalog, began),
+        "flags": {} if catalog is None else report.flags(catalog, began),
         "missing": tally.missing,
         "missing_ignored": tally.missing_ignored,
         "frozen": tally.frozen,
         "unreadable_folders": tally.unreadable_folders,
         "timeline": {name: _timeline(line) for name, line in (("stage", tally.stage), ("segment", tally.segment))},
+    }
+
+
+def _agreement(catalog: Catalog, began: float) -> dict[str, Any]:
+    return {
+        proc: {**found._asdict(), "rate": None if found.rate is None else round(found.rate, 4)}
+        for proc, found in catalog.agreement_since(began).items()
     }
 
 
@@ -94,9 +103,25 @@ def _runs(found: dict[str, Any]) -> list[str]:
     told = [_row("runs", found["runs"], "published")] if found["command"] != "preprocess" else []
     if found["runs_cut"] or found["command"] not in ("stage",):
         told.append(_row("segments", found["segments"], f"from {found['runs_cut']:,} runs"))
-    for proc, (complete, judged) in found["complete"].items():
-        told.append(f"  {proc}: {complete:,} of {judged:,} complete as their header prescribes")
+    told += [_agreed(proc, numbers) for proc, numbers in found["agreement"].items()]
+    if found["flags"]:
+        told.append("  flags: " + ", ".join(f"{number:,} {flag}" for flag, number in found["flags"].items()))
     return told
+
+
+def _agreed(proc: str, numbers: dict[str, Any]) -> str:
+    """Write how a procedure's runs compare with their headers; a rule that the archive belies is to be seen."""
+    judged = numbers["complete"] + numbers["incomplete"] + numbers["contrary"]
+    parts = [
+        (numbers["incomplete"], "incomplete"),
+        (numbers["contrary"], "other than the header can mean: is the rule right?"),
+        (numbers["unknown"], "whose header tells no end"),
+    ]
+    if numbers["rate"] is None:
+        return f"  {proc}: {numbers['unknown']:,} whose header tells no end"
+    told = [f"{numbers['complete']:,} of {judged:,} complete as their header prescribes ({numbers['rate']:.1%})"]
+    told += [f"{number:,} {words}" for number, words in parts if number]
+    return f"  {proc}: {', '.join(told)}"
 
 
 def _row(name: str, number: int, note: str) -> str:

@@ -9,11 +9,11 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, tzinfo
 
-from nanolab_daemon import identity
+from nanolab_daemon import identity, quality
 from nanolab_daemon.errors import FileRejectedError, RejectCause
 from nanolab_daemon.model import DateOrigin, Header, RunFacts, SegmentKind
 from nanolab_daemon.procedures import RESERVED_COLUMNS, Procedure, Registry, unknown_procedure
-from nanolab_daemon.ramps import completeness
+from nanolab_daemon.ramps import completeness, laser_is_on
 from nanolab_daemon.remarks import remarks
 from nanolab_daemon.rows import Rows
 
@@ -77,6 +77,14 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
     kind = procedure.segments if along is not None else None
     group, number, sample = procedure.chip(header)
     light = procedure.light(header)
+    values = {name: column.to_numpy() for name, column in columns.items()}
+    end = completeness(
+        known,
+        header,
+        rows.count,
+        values[swept].tolist() if swept else (),
+        float(values[clock][-1]) if clock else None,
+    )
     facts = RunFacts(
         run_id=run_id,
         proc=header.procedure,
@@ -84,13 +92,7 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
         date=date,
         date_origin=origin,
         rows=rows.count,
-        completeness=completeness(
-            known,
-            header,
-            rows.count,
-            columns[swept].to_numpy().tolist() if swept else (),
-            columns[clock][-1].as_py() if clock else None,
-        ),
+        completeness=end,
         swept=kind is not None,
         segment_kind=kind,
         chip_group=group,
@@ -102,6 +104,14 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
         laser_voltage_V=light.voltage_V,
         parameters=procedure.manifest_values(header),
         bad_rows_skipped=rows.bad_rows_skipped,
+        flags=quality.of_columns(
+            values,
+            complete=end.complete,
+            ranges={name: procedure.number(header, of) for name, of in quality.RANGES.items()},
+            swept=swept,
+            lit=laser_is_on(procedure, header),
+            one_time=not procedure.repeat_required,  # each sweep may count its time from its own beginning
+        ),
     )
     note = SegmentNote(kind, along, procedure.number(header, procedure.step), clock) if kind and along else None
     return Judged(facts, layout, note, remarks(known, header, names, comments=bool(rows.comments)))

@@ -5,12 +5,13 @@ Reads the ledger beside its writer and changes nothing in it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
-from nanolab_daemon import parquet, publish
+from nanolab_daemon import parquet, publish, quality
 from nanolab_daemon.catalog import Catalog, RunRecord
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
@@ -33,11 +34,13 @@ _FIXED: tuple[tuple[str, pa.DataType], ...] = (
     ("expected_end_s", pa.float64()),
     ("complete", pa.bool_()),
     ("completeness_rule", pa.string()),
+    ("flags", pa.list_(pa.string())),
     ("path", pa.string()),
     ("segments_path", pa.string()),
     ("source_file", pa.string()),
     ("source_sha256", pa.string()),
     ("source_missing", pa.bool_()),
+    ("segment_kind", pa.string()),
     ("segments", pa.int64()),
     ("rows_outside_segments", pa.int64()),
     ("bad_rows_skipped", pa.int64()),
@@ -57,7 +60,7 @@ def write(ledger: Path, stage_root: Path, owner: str) -> int:
     if catalog is None:
         raise FileNotFoundError(2, "the ledger is gone", str(ledger))
     try:
-        built = table(list(catalog.runs()))
+        built = table(list(catalog.runs()), quality.misdated(catalog.copies()))
     finally:
         catalog.close()
     encoded = parquet.encode(built, {"runs": str(built.num_rows)})
@@ -73,14 +76,17 @@ def write(ledger: Path, stage_root: Path, owner: str) -> int:
     return int(built.num_rows)
 
 
-def table(runs: list[RunRecord]) -> pa.Table:
-    """Lay out the manifest: fixed columns first, then every parameter that any procedure puts there."""
+def table(runs: list[RunRecord], misdated: Collection[str]) -> pa.Table:
+    """Lay out the manifest: fixed columns first, then every parameter that any procedure puts there.
+
+    `misdated` are the runs whose clock disagrees with the names of their files.
+    """
     columns: dict[str, list[object]] = {name: [] for name, _ in _FIXED}
     parameters = {name for procedure in Registry.builtin() for name in procedure.manifest}
     parameters |= {name for run in runs for name in run.facts.parameters}
     extra: dict[str, list[object]] = {name: [] for name in sorted(parameters)}
     for run in runs:
-        for (_, column), value in zip(columns.items(), _values(run), strict=True):
+        for (_, column), value in zip(columns.items(), _values(run, run.run_id in misdated), strict=True):
             column.append(value)
         for name, column in extra.items():
             column.append(run.facts.parameters.get(name))
@@ -89,7 +95,7 @@ def table(runs: list[RunRecord]) -> pa.Table:
     return pa.table(arrays, names=[*columns, *extra])
 
 
-def _values(run: RunRecord) -> tuple[object, ...]:
+def _values(run: RunRecord, is_misdated: bool) -> tuple[object, ...]:
     facts, end = run.facts, run.facts.completeness
     done = run.segmentation == "done"
     return (
@@ -108,11 +114,13 @@ def _values(run: RunRecord) -> tuple[object, ...]:
         end.expected_end_s,
         end.complete,
         end.rule,
+        quality.with_clock(facts.flags, disagrees=is_misdated),
         run.stage_file.path,
         run.segments_folder if done and run.segment_files else None,
         shown_path(run.source),
         run.source_sha256,
         run.source_missing,
+        facts.segment_kind,
         len(run.segment_files) if done else None,
         run.rows_outside if done else None,
         facts.bad_rows_skipped,

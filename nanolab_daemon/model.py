@@ -151,6 +151,7 @@ class RunFacts:
     parameters: Mapping[str, float] = field(default_factory=dict)  # manifest columns such as vg_start_V
     bad_rows_skipped: int = 0
     segment_kind: SegmentKind | None = None  # of its second stage
+    flags: tuple[str, ...] | None = ()  # of `quality`, but for the one that the file's name decides; None: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ RESERVED_MANIFEST_COLUMNS = RESERVED_COLUMNS | {
     *("status", "start_time", "start_us", "date", "date_origin", "chip", "rows", "expected_rows", "expected_end_s"),
     *("complete", "completeness_rule", "path", "paths", "source_sha256", "segments", "rows_outside_segments"),
     *("staged_at", "revision", "bad_rows_skipped", "swept", "segment_kind"),
+    *("segments_path", "source_missing", "segmented_at", "version", "flags"),
 }
 
 

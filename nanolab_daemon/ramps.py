@@ -262,6 +262,11 @@ def is_proven(procedure: Procedure | None, header: Header, n_rows: int, last_val
     return proven
 
 
+def laser_is_on(procedure: Procedure, header: Header) -> bool:
+    """Tell whether the laser is on in the sense of the program's switch, which headers until 2025 name."""
+    return procedure.light(header).on and header.parameters.get("Laser toggle") != "False"
+
+
 def burn_in_s(procedure: Procedure | None, header: Header) -> float:
     """Return the seconds for which a run may write nothing before its first row."""
     procedure = procedure or unknown_procedure(header.procedure)
@@ -399,7 +404,7 @@ def _total(procedure: Procedure, header: Header, phases: tuple[Span, ...]) -> fl
 
 def _sum(procedure: Procedure, header: Header, span: Span, *, lacking: float | None = None) -> float | None:
     """Return the length of a span in seconds; None where a parameter lacks and nothing stands in for it."""
-    if span.only_lit and not _laser_is_on(procedure, header):
+    if span.only_lit and not laser_is_on(procedure, header):
         return 0.0
     total = 0.0
     for name, factor in span.terms:
@@ -412,11 +417,6 @@ def _sum(procedure: Procedure, header: Header, span: Span, *, lacking: float | N
         return total
     sweeps = _sweeps(procedure, header)
     return total * sweeps[0].rows if sweeps else None
-
-
-def _laser_is_on(procedure: Procedure, header: Header) -> bool:
-    """Tell whether the laser is on in the sense of the program's switch, which headers until 2025 name."""
-    return procedure.light(header).on and header.parameters.get("Laser toggle") != "False"
 
 
 def _completeness_in_time(
@@ -442,7 +442,7 @@ def _is_proven_in_time(procedure: Procedure, header: Header, time_s: float) -> b
     if end_s is None or not time_s >= end_s * (1 + _TIME_DUST):
         return False
     # Each phase writes a row even if its time is over: only where no phase is short is a row after the end the last.
-    happening = (span for span in procedure.phases if not span.only_lit or _laser_is_on(procedure, header))
+    happening = (span for span in procedure.phases if not span.only_lit or laser_is_on(procedure, header))
     lengths = (_sum(procedure, header, replace(span, per_set_point=False)) for span in happening)
     shortest = min(length for length in lengths if length is not None)
     return shortest >= _SURE_PHASE_S + step_time_s(procedure, header)

@@ -116,6 +116,7 @@ class Registrar:
             or published.source_sha256 != outcome.sha256
             or published.folder != outcome.target
             or published.facts.start_us != facts.start_us
+            or published.facts.flags is None
         ):
             self._publish(outcome, record, published)
             if facts.swept:
@@ -139,6 +140,7 @@ class Registrar:
             or published.source_sha256 != outcome.sha256
             or published.source_missing
             or published.folder != outcome.target
+            or published.facts.flags is None
             or _by_path(outcome.facts)
             or _by_path(published.facts)
         ):

@@ -8,7 +8,7 @@ from datetime import datetime, time
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from nanolab_daemon import control, lock
+from nanolab_daemon import control, lock, quality
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
@@ -56,6 +56,7 @@ class Status:
     total: Totals
     pending_segments: int
     source_missing: int
+    flags: Mapping[str, int]
     last_files: tuple[FileLine, ...]
     last_rejects: tuple[FileLine, ...]
     live: Mapping[str, Any] | None
@@ -75,11 +76,13 @@ def status(config: Config, now: datetime) -> Status:
     numbers: Mapping[str, int] = {"pending": 0, "source_missing": 0}
     last: tuple[FileLine, ...] = ()
     rejects: tuple[FileLine, ...] = ()
+    flagged: Mapping[str, int] = {}
     if catalog is not None:
         try:
             files = {str(one): number for one, number in sorted(catalog.count_files().items())}
             today, total = _totals(catalog, midnight), _totals(catalog, 0.0)
             numbers = catalog.totals()
+            flagged = flags(catalog)
             last = _last(catalog, None, zone)
             rejects = _last(catalog, FileState.REJECTED, zone)
         finally:
@@ -97,10 +100,18 @@ def status(config: Config, now: datetime) -> Status:
         total=total,
         pending_segments=numbers["pending"],
         source_missing=numbers["source_missing"],
+        flags=flagged,
         last_files=last,
         last_rejects=rejects,
         live=live,
     )
+
+
+def flags(catalog: Catalog, since: float = 0.0) -> dict[str, int]:
+    """Count the runs staged since a moment by their flags; those that no run has are left out."""
+    counts = catalog.flags_since(since)
+    counts[quality.Flag.CLOCK_MISMATCH] = len(quality.misdated(catalog.copies(since=since)))
+    return {str(flag): counts[flag] for flag in quality.Flag if counts.get(flag)}
 
 
 @dataclass(frozen=True, slots=True)

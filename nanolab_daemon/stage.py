@@ -188,6 +188,7 @@ def _notes(header: Header, rows: Rows, judged: Judged, sha256: str) -> dict[str,
         "encoding": header.encoding,
         "parameters": dict(header.parameters),
         "metadata": dict(header.metadata),
+        "flags": list(judged.facts.flags or ()),
     }
     if judged.segments is not None:
         notes["segments"] = asdict(judged.segments)

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from nanolab_daemon import control, lock, rawfile
+from nanolab_daemon import control, lock, quality, rawfile
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, RunRecord
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError, NanolabError
@@ -58,6 +58,14 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Flagged:
+    """A flag of the run, and what it means."""
+
+    flag: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The run that the file's bytes hold, as it is published."""
 
@@ -71,10 +79,12 @@ class Run:
     expected_rows: int | None
     expected_end_s: float | None
     rule: str
+    flags: tuple[Flagged, ...] | None
     bad_rows_skipped: int
     published_from: str
     source_missing: bool
     staged_at: str
+    segment_kind: str | None
     segmentation: str
     segmented_at: str | None
     rows_outside_segments: int | None
@@ -125,7 +135,8 @@ def why(config: Config, text: str) -> Why:
         if record is None:
             return _unknown(located, config, not_counted)
         run = catalog.run(record.run_id) if catalog is not None and record.run_id else None
-        return _known(located, record, run, config, not_counted)
+        misdated = catalog is not None and run is not None and bool(quality.misdated(catalog.copies(run.run_id)))
+        return _known(located, record, run, config, not_counted, misdated=misdated)
     finally:
         if catalog is not None:
             catalog.close()
@@ -155,7 +166,9 @@ def _unknown(located: Located, config: Config, not_counted: str) -> Why:
     )  # fmt: skip
 
 
-def _known(located: Located, record: FileRecord, run: RunRecord | None, config: Config, not_counted: str) -> Why:
+def _known(
+    located: Located, record: FileRecord, run: RunRecord | None, config: Config, not_counted: str, *, misdated: bool
+) -> Why:
     zone = ZoneInfo(config.lab.timezone)
     try:
         exists = True
@@ -210,13 +223,14 @@ def _known(located: Located, record: FileRecord, run: RunRecord | None, config: 
         skip_bad_rows=record.skip_bad_rows,
         header=None if header is None else _facts(header),
         header_trouble=trouble,
-        run=None if run is None else _run(run, config, zone),
+        run=None if run is None else _run(run, config, zone, misdated=misdated),
         live=_live(config, record.path),
     )
 
 
-def _run(run: RunRecord, config: Config, zone: ZoneInfo) -> Run:
+def _run(run: RunRecord, config: Config, zone: ZoneInfo, *, misdated: bool) -> Run:
     facts, end = run.facts, run.facts.completeness
+    flags = quality.with_clock(facts.flags, disagrees=misdated)
     outputs = [(config.paths.stage / run.stage_file.path, run.stage_file)]
     outputs += [(config.paths.output / file.path, file) for file in run.segment_files]
     return Run(
@@ -230,10 +244,12 @@ def _run(run: RunRecord, config: Config, zone: ZoneInfo) -> Run:
         expected_rows=end.expected_rows,
         expected_end_s=end.expected_end_s,
         rule=end.rule,
+        flags=None if flags is None else tuple(Flagged(flag, quality.MEANINGS.get(flag, "")) for flag in flags),
         bad_rows_skipped=facts.bad_rows_skipped,
         published_from=shown_path(run.source),
         source_missing=run.source_missing,
         staged_at=moment(run.staged_at, zone),
+        segment_kind=facts.segment_kind,
         segmentation=run.segmentation,
         segmented_at=None if run.segmented_at is None else moment(run.segmented_at, zone),
         rows_outside_segments=run.rows_outside,

@@ -123,7 +123,7 @@ class TestBackfill:
         summary = json.loads(first.out)
         expected = {"found": 11, "known": 0, "staged": 4, "rejected": 3, "runs": 4, "duplicate": 1, "superseded": 1}
         assert {name: summary[name] for name in expected} == expected
-        assert summary["complete"]["IV"] == [2, 2]
+        assert summary["agreement"]["IV"]["rate"] == 1.0
         assert {path: state for path, (state, _) in lab.files().items() if path != messy.ODD_NAME} == {
             os.fsencode(path): state for path, state in messy.VERDICTS.items()
         }
