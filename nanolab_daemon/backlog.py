@@ -23,6 +23,7 @@ from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import Selection, StageJob
 
 QUEUED_LISTINGS = 16
+STOP_S = 0.4
 SHRINK_FILES = 20
 SHRINK_PART = 0.5
 """When more than so many files and so large a part of the known ones are gone, a share has vanished, not they."""
@@ -90,6 +91,7 @@ class Backlog:
         divert: Callable[[bytes, Fingerprint, FileRecord | None], bool] = lambda *_: False,
         waits: Callable[[bytes, Fingerprint], None] = lambda *_: None,
         trusts: Callable[[bytes], bool] = lambda _: True,
+        exists: Callable[[bytes], bool] | None = None,
         wake: Callable[[], None] = lambda: None,
         passed: Callable[[bytes, Passed, FileRecord | None], None] = lambda *_: None,
         missed: Callable[[bytes], None] = lambda _: None,
@@ -105,6 +107,7 @@ class Backlog:
         self._divert = divert
         self._waits = waits
         self._trusts = trusts
+        self._exists = exists or self._is_there
         self._wake = wake
         self._passed = passed
         self._missed = missed
@@ -130,24 +133,29 @@ class Backlog:
         """End the walk; nothing is concluded from what it has not seen."""
         self._stopped = True
         self.finished = True
-        while self._thread.is_alive():
-            try:
-                self._listings.get(timeout=0.05)
-            except queue.Empty:
-                continue
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)  # one that a dead share holds is left to itself: it has no effect any more
 
     def _walk(self) -> None:
         try:
             for listing in self._walked():
-                if self._stopped:
+                if not self._hand_over(listing):
                     return
-                self._listings.put(listing)
-                self._wake()
         except BaseException as error:  # noqa: BLE001 -- not swallowed: raised again in the other thread
             # Told where it is seen, in the engine's thread: a pass that ends without a word would never end.
             self._failure = error
-        self._listings.put(None)
-        self._wake()
+        self._hand_over(None)
+
+    def _hand_over(self, listing: Listing | None) -> bool:
+        """Pass on a listing, once there is room for it; tell whether anybody still wants it."""
+        while not self._stopped:
+            try:
+                self._listings.put(listing, timeout=STOP_S / 4)
+            except queue.Full:
+                continue
+            self._wake()
+            return True
+        return False
 
     def _walked(self) -> Iterator[Listing]:
         reach = self._reach
@@ -265,9 +273,12 @@ class Backlog:
         """Find the file that now has another name: the same inode, size and time, and the old name is gone."""
         assert self._catalog is not None
         for record in self._catalog.same_inode(fingerprint):
-            if record.path not in self._followed and not os.path.lexists(os.path.join(self._root, record.path)):
+            if record.path not in self._followed and not self._exists(record.path):
                 return record
         return None
+
+    def _is_there(self, path: bytes) -> bool:
+        return os.path.lexists(os.path.join(self._root, path))
 
     def _conclude(self) -> None:
         """Work out which known files are gone, once every folder was seen, and let the registrar know."""

@@ -6,18 +6,18 @@ first, and the ledger behind what is safely on the disk.
 
 from __future__ import annotations
 
-import os
 import selectors
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from errno import ETIMEDOUT
 from typing import Protocol
 
-from nanolab_daemon import publish, rawfile
+from nanolab_daemon import publish
 from nanolab_daemon.catalog import Catalog
 from nanolab_daemon.config import Config
+from nanolab_daemon.courier import SilentError
 from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.lane import Answer, Condemned, Event, Lane
 from nanolab_daemon.log import COUNT, PROC, REASON, ROWS, RUN_ID, SEGMENTS, SOURCE_FILE, STATE, WORKER, logger
@@ -25,6 +25,7 @@ from nanolab_daemon.model import Fingerprint, Rejection
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.pool import Pool
+from nanolab_daemon.rawfolder import Identity, RawFolder
 from nanolab_daemon.registrar import AGAIN, UNKNOWN, Action, CutRun, Registrar, StageAgain
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
@@ -143,7 +144,8 @@ class Engine:
         self._said: set[str] = set()
         self._killed = False
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of the machine
-        self._places: dict[bytes, tuple[int, int] | None] = {b"": identity(config.paths.raw)}
+        self.raw = RawFolder(config.paths.raw)
+        self._places = {b"": self._identity(b"")}
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -194,16 +196,28 @@ class Engine:
 
     def adopt_places(self, places: Iterable[Place]) -> None:
         """Take the raw folder and the mounts below it as they are now for the true ones."""
-        self._places = {
-            place.path: None if place.gone else identity(self.config.paths.raw / os.fsdecode(place.path))
-            for place in places
-        }
+        every = list(places)
+        self.raw.set_places(every)
+        self._places = {place.path: None if place.gone else self._identity(place.path) for place in every}
 
     def trusts(self, path: bytes) -> bool:
         """Tell whether the place of a file is still the one that was adopted; if not, nothing on it has vanished."""
         place = place_of(self._places, path)
         adopted = self._places.get(place)
-        return adopted is not None and identity(self.config.paths.raw / os.fsdecode(place)) == adopted
+        return adopted is not None and self._identity(place) == adopted
+
+    def _identity(self, place: bytes) -> Identity | None:
+        try:
+            return self.raw.identity(place)
+        except SilentError:
+            return None
+
+    def let_go(self, places: Collection[bytes]) -> None:
+        """Take back what is to be done with files on some places, which can't be read now; a scan offers it again."""
+        number = self.staging.recall(lambda job: place_of(self._places, job.path) in places)
+        if number:
+            self.tally.to_stage -= number
+            self._log.info("called back", **{COUNT: number})
 
     # -- offers -----------------------------------------------------------------------------------------------------
 
@@ -383,6 +397,10 @@ class Engine:
 
     def _condemned(self, event: Condemned[StageJob], now: float) -> None:
         job = event.job
+        if event.cause is RejectCause.TIMED_OUT and not self.trusts(job.path):
+            silent = Unreadable(f"Its folder does not answer: {event.words}.", ETIMEDOUT)
+            self._staged(job, silent, now)
+            return
         rejection = Rejection(
             event.cause,
             f"{event.words} (tried {event.attempts} times, the last time alone)",
@@ -407,7 +425,7 @@ class Engine:
 
     def _fingerprint(self, path: bytes) -> Fingerprint:
         try:
-            return rawfile.fingerprint(os.lstat(os.path.join(os.fsencode(self.config.paths.raw), path)))
+            return self.raw.stat(path) or UNKNOWN
         except OSError:
             return UNKNOWN
 
@@ -495,16 +513,6 @@ class Engine:
         if self.paused is not None and time.monotonic() >= self.paused.until:
             self._log.info("resumed", **{REASON: self.paused.reason})
             self.paused = None
-
-
-def identity(folder: Path) -> tuple[int, int] | None:
-    """Tell one folder from another that stands under its name: None if there is none."""
-    try:
-        status = folder.stat()
-        with os.scandir(folder):  # a share whose server is gone may still answer stat(2)
-            return status.st_dev, status.st_ino
-    except OSError:
-        return None
 
 
 def _merged(old: StageJob, new: StageJob) -> StageJob:

@@ -10,7 +10,6 @@ import heapq
 import itertools
 import math
 import os
-import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from nanolab_daemon.names import shown_path
 from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.probe import Probe
 from nanolab_daemon.procedures import Registry
-from nanolab_daemon.rawfile import fingerprint
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.settle import Glance, Patience, Rule, Track, decide, pause_s
 from nanolab_daemon.tasks import (
@@ -122,7 +120,12 @@ class Follower:
         if not self._test(path):
             return
         entry = self._entries.get(path)
-        mark = self._stat(path)
+        try:
+            mark = self._stat(path)
+        except OSError:
+            if entry is not None:
+                self._later(path, entry, now)
+            return  # else the scan meets it, or tells that it can't be looked at
         if mark is None:
             if entry is not None or self.engine.catalog.file(path) is not None:
                 self._gone(path)
@@ -155,7 +158,10 @@ class Follower:
         """Take note of what a worker said."""
         entry = self._entries.get(job.path)
         if entry is None:
-            mark = self._stat(job.path)
+            try:
+                mark = self._stat(job.path)
+            except OSError:
+                return
             if mark is None:
                 self._gone(job.path)  # between the reading and the answer, when the ledger did not know it yet
             elif isinstance(outcome, Changing):
@@ -182,8 +188,7 @@ class Follower:
             case _:
                 entry.failures += isinstance(outcome, Unreadable)
                 entry.track = Track(entry.track.fingerprint, now, republished=entry.track.republished)
-                wait_s = self._patience.poll_s * 2 ** min(entry.failures, 10)
-                self._schedule(job.path, entry, now + min(wait_s, self._patience.rescan_s))
+                self._retry(job.path, entry, now)
 
     def forget(self, places: Iterable[bytes]) -> None:
         """Let go of the files on some places, which are not to be trusted now; a scan will find them again."""
@@ -209,7 +214,11 @@ class Follower:
             entry = self._entries.get(path)
             if entry is None or entry.due != due or entry.offered:
                 continue
-            mark = self._stat(path)
+            try:
+                mark = self._stat(path)
+            except OSError:
+                self._later(path, entry, now)
+                continue
             if mark is None:
                 self._gone(path)
                 continue
@@ -262,7 +271,7 @@ class Follower:
         record = catalog.file(path)
         if record is None:
             for other in catalog.same_inode(mark):
-                if self._stat(other.path) is None and self.engine.trusts(other.path):
+                if not self.engine.raw.exists(other.path) and self.engine.trusts(other.path):
                     self.engine.act(registrar.moved(other, path, mark), live=True)
                     record = catalog.file(path)
                     break
@@ -304,7 +313,7 @@ class Follower:
         if entry.probe is None:
             entry.probe = Probe(self.registry, self.config.limits.max_header_kb << 10)
         try:
-            glance = entry.probe.look(os.path.join(self._root, path))
+            glance = self.engine.raw.call(path, entry.probe.look, os.path.join(self._root, path))
         except OSError:
             glance = Glance(None)
         entry.track = entry.track.looked(glance)
@@ -321,11 +330,16 @@ class Follower:
             self.engine.act(self.engine.registrar.vanished(path), live=True)
 
     def _stat(self, path: bytes) -> Fingerprint | None:
-        try:
-            status = os.lstat(os.path.join(self._root, path))
-        except OSError:
-            return None
-        return fingerprint(status) if stat.S_ISREG(status.st_mode) else None
+        return self.engine.raw.stat(path)
+
+    def _later(self, path: bytes, entry: _Entry, now: float) -> None:
+        """Put off a file that can't even be looked at, longer each time: nothing is concluded from that."""
+        entry.failures += 1
+        self._retry(path, entry, now)
+
+    def _retry(self, path: bytes, entry: _Entry, now: float) -> None:
+        wait_s = self._patience.poll_s * 2 ** min(entry.failures, 10)
+        self._schedule(path, entry, now + min(wait_s, self._patience.rescan_s))
 
     def _schedule(self, path: bytes, entry: _Entry, due: float) -> None:
         entry.due = due

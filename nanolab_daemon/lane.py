@@ -88,6 +88,7 @@ class Lane(Generic[Job, Result]):
         self._backlog: deque[Hashable] = deque()
         self._out: dict[int, list[_Entry[Job]]] = {}
         self._busy: dict[Hashable, _Entry[Job] | None] = {}  # in a worker → what was offered meanwhile
+        self._recalled: dict[int, set[Hashable]] = {}  # batch → the keys that nobody wants any more
         self._serial = itertools.count(1)
 
     @property
@@ -139,6 +140,23 @@ class Lane(Generic[Job, Result]):
         self._queued.clear()
         for line in (self._live, self._suspects, self._backlog):
             line.clear()
+        return number
+
+    def recall(self, which: Callable[[Job], bool]) -> int:
+        """Forget some jobs, and tell how many; a worker that has begun one is ended, which is charged to nobody."""
+        waiting = [key for key, entry in self._queued.items() if which(entry.job)]
+        for key in waiting:
+            del self._queued[key]
+        for key, meanwhile in self._busy.items():
+            if meanwhile is not None and which(meanwhile.job):
+                self._busy[key] = None
+        number = len(waiting)
+        for batch_id, batch in self._out.items():
+            keys = {self._key(entry.job) for entry in batch if which(entry.job)}
+            if keys and batch_id not in self._recalled:
+                self._recalled[batch_id] = keys
+                number += len(keys)
+                self.pool.cancel(batch_id)
         return number
 
     def dispatch(self, *, backlog: bool = True, last: bool = False) -> None:
@@ -194,6 +212,7 @@ class Lane(Generic[Job, Result]):
             match outcome:
                 case Finished():
                     batch = self._out.pop(outcome.batch_id)
+                    self._recalled.pop(outcome.batch_id, None)
                     events += [Answer(e.job, r) for e, r in zip(batch, outcome.results, strict=True)]
                     for entry in batch:
                         self._release(entry)
@@ -214,6 +233,9 @@ class Lane(Generic[Job, Result]):
 
     def _lost(self, outcome: Raised | Died | TimedOut | OutOfMemory) -> list[Event[Job, Result]]:
         batch = self._out.pop(outcome.batch_id)
+        recalled = self._recalled.pop(outcome.batch_id, None)
+        if recalled is not None:
+            return self._called_back(batch, recalled, outcome)
         culprit = outcome.item_index
         if culprit is None and len(batch) == 1:
             culprit = 0  # it was alone, so nobody else can be to blame
@@ -236,6 +258,19 @@ class Lane(Generic[Job, Result]):
         suspect = batch[culprit].job if culprit is not None else None
         events.append(Trouble(words, outcome.pid, suspect))
         return events
+
+    def _called_back(
+        self, batch: list[_Entry[Job]], recalled: set[Hashable], outcome: Raised | Died | TimedOut | OutOfMemory
+    ) -> list[Event[Job, Result]]:
+        for entry in batch:
+            if self._key(entry.job) in recalled:
+                self._release(entry)
+                continue
+            meanwhile = self._busy.pop(self._key(entry.job))
+            if meanwhile is not None:
+                entry.job, entry.live = self._merge(entry.job, meanwhile.job), entry.live or meanwhile.live
+            self._again(entry, alone=False)
+        return [Trouble(_verdict(outcome)[1], outcome.pid)]
 
     def _again(self, entry: _Entry[Job], *, alone: bool) -> None:
         key = self._key(entry.job)

@@ -16,12 +16,14 @@ from pathlib import Path
 from nanolab_daemon import inotify
 from nanolab_daemon.catalog import Catalog
 from nanolab_daemon.config import Config
-from nanolab_daemon.engine import Engine, identity
+from nanolab_daemon.courier import SilentError
+from nanolab_daemon.engine import Engine
 from nanolab_daemon.follow import Follower
 from nanolab_daemon.log import COUNT, PATH, REASON, logger
 from nanolab_daemon.mounts import read_mounts
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.places import Place, place_of, survey
+from nanolab_daemon.rawfolder import Identity, identity
 from nanolab_daemon.scans import Scans
 from nanolab_daemon.sections import WatchMode
 from nanolab_daemon.watch import Watch
@@ -29,6 +31,8 @@ from nanolab_daemon.watch import Watch
 CHECK_EVERY_S = 1.0
 RETRY_EVENTS_S = 60.0
 RECOUNT_S = 1.0
+START_S = 2.0
+"""How long the daemon waits for its watch: some hundred thousand folders take that long, a dead share for ever."""
 MISSES_ALLOWED = 3
 MISSED_AFTER_S = 2.0
 """An event that has not come after so long does not come any more."""
@@ -52,6 +56,7 @@ class Lookout:
         self.config = config
         self.places: dict[bytes, Place] = {}
         self.watch: Watch | None = None
+        self._coming: Watch | None = None  # being set up
         self.degraded = ""  # in words; the raw folder itself
         self.degraded_since = 0.0
         self.trouble = ""  # why events can't be had, with the remedy
@@ -64,7 +69,9 @@ class Lookout:
         self._heard = inotify.hears
         self._deaf: dict[bytes, str] = {}
         self._misses: Counter[bytes] = Counter()
-        self._identities: dict[bytes, tuple[int, int] | None] = {}
+        self._watched: set[tuple[bytes, str, WatchMode]] = set()
+        self._identities: dict[bytes, Identity | None] = {}
+        self._raw = engine.raw
         self._watching_since = 0.0
         self._shortages = 0
         self._limited: frozenset[bytes] = frozenset()  # places on which not every folder can be watched
@@ -75,13 +82,14 @@ class Lookout:
     def check(self, now: float) -> None:
         """See whether the raw folder, the mounts below it and the watch are what they were, and put it right."""
         places = self._survey()
+        self._raw.set_places(places.values())
         root = places.get(b"")
-        here = identity(self.config.paths.raw)
+        here = self._identity(b"")
         words = ""
-        if here is None:
-            words = f"The raw folder {self.config.paths.raw} is missing or can't be listed."
-        elif root is not None and root.gone:
+        if root is not None and root.gone:
             words = f"The raw folder is not what it was: {root.gone}."
+        elif here is None:
+            words = f"The raw folder {self.config.paths.raw} is missing or can't be listed."
         if words:
             self._degrade(words)
             return
@@ -89,9 +97,11 @@ class Lookout:
             after_s = round(time.time() - self.degraded_since, 1)
             self._log.info("recovered", **{REASON: self.degraded}, after_s=after_s)
             self.degraded = ""
-        identities = {p: identity(self.config.paths.raw / os.fsdecode(p)) for p in places if not places[p].gone}
+        identities = {p: self._identity(p) for p, place in places.items() if place.silent or not place.gone}
         if places != self.places or identities != self._identities:
             self._adopt(places, identities, now)
+        elif self._coming is not None:
+            self._welcome(now)
         elif self.watch is not None and not self.watch.alive:
             self._log.error("the watch has died; it is started again, and a scan finds what it missed")
             self._start_watch(now)
@@ -101,9 +111,10 @@ class Lookout:
 
     def stop(self) -> None:
         """End the watch."""
-        if self.watch is not None:
-            self.watch.stop()
-            self.watch = None
+        for watch in (self.watch, self._coming):
+            if watch is not None:
+                watch.stop()
+        self.watch = self._coming = None
 
     def frozen(self, path: bytes) -> bool:
         """Tell whether a path lies on a part from which nothing may be concluded now."""
@@ -208,10 +219,22 @@ class Lookout:
 
     def _survey(self) -> dict[bytes, Place]:
         watch = self.config.watch
-        raw = self.config.paths.raw
         return survey(
-            raw, watch.mode, self._catalog.places(), table=read_mounts(), hears=self._hears, deaf=self._deaf
+            self._raw.real_path(),
+            watch.mode,
+            self._catalog.places(),
+            table=read_mounts(),
+            hears=self._hears,
+            deaf=self._deaf,
+            silent=self._raw.silent(),
         )
+
+    def _identity(self, place: bytes) -> Identity | None:
+        """Tell a place by what it is; one that is slow to answer is held to be what it was."""
+        try:
+            return self._raw.identity(place)
+        except SilentError:
+            return self._identities.get(place)
 
     def _hears(self, folder: Path) -> bool:
         """Try once for each folder and file system whether events come from it."""
@@ -248,11 +271,16 @@ class Lookout:
         self.places, self._identities = places, identities
         self._engine.adopt_places(places.values())
         self._follower.places = places
+        self._engine.let_go([path for path in changed if path in places and places[path].gone])
         self._follower.forget([p for p in {*changed, *swapped} if p])
         known = [(p.path, p.point, p.kind) for p in places.values()]
         if sorted(known) != sorted(self._catalog.places()):
             self._catalog.set_places(known)
-        self._start_watch(now)
+        watched = {(p.path, p.point, p.mode) for p in places.values() if p.silent or not p.gone}
+        if watched != self._watched or swapped or self.watch is None:
+            # Not when a share has only fallen silent: its folders are still watched, and it could not be walked now.
+            self._start_watch(now)
+        self._watched = watched
         self._scans.set_places(places.values(), now)
         for path in swapped:
             self._scans.renew(path, now)
@@ -265,10 +293,20 @@ class Lookout:
         self._misses.clear()
         if not self._wants_events():
             return
-        watch = Watch(self.config.paths.raw, self._wake)
-        try:
-            watch.start()
-        except OSError as error:
+        self._coming = Watch(self._raw.real_path(), self._wake)
+        self._coming.start(START_S)
+        self._welcome(now)
+        if self._coming is not None:
+            self._log.warning("slow to watch", **{REASON: "a folder is slow to answer; until then, scans find files"})
+
+    def _welcome(self, now: float) -> None:
+        """Take a watch into service once it has been set up."""
+        watch = self._coming
+        if watch is None or not watch.ready:
+            return
+        self._coming = None
+        error = watch.failure
+        if error is not None:
             self._retry_at = now + RETRY_EVENTS_S
             name = "max_user_watches" if error.errno == errno.ENOSPC else "max_user_instances"
             limit = inotify.limit(name)
@@ -283,4 +321,5 @@ class Lookout:
         self.watch = watch
         self._watching_since = now
         self.trouble = ""
+        self._scans.soon(now)  # what came before anybody listened
         self._log.info("watching", **{REASON: self.words, COUNT: len(self.places)})

@@ -69,8 +69,11 @@ def mount_of(path: str | os.PathLike[str], mounts: Sequence[Mount] | None = None
     The longest mount point wins only among those that can be seen: what was mounted over hides what is below it.
     So the tree is walked down as the kernel does, at each step to the nearest mount on the way.
     """
-    real = Path(os.path.realpath(path))
-    table = read_mounts() if mounts is None else mounts
+    return mount_at(Path(os.path.realpath(path)), read_mounts() if mounts is None else mounts)
+
+
+def mount_at(real: Path, table: Sequence[Mount]) -> Mount | None:
+    """Return the mount that a path without links is on, asking no file system."""
     covering = [mount for mount in table if real.is_relative_to(mount.point)]
     ids = {mount.mount_id for mount in covering}
     layer = [mount for mount in covering if mount.parent_id not in ids or mount.parent_id == mount.mount_id]
@@ -83,10 +86,13 @@ def mount_of(path: str | os.PathLike[str], mounts: Sequence[Mount] | None = None
 
 def mounts_below(path: str | os.PathLike[str], mounts: Sequence[Mount] | None = None) -> tuple[Mount, ...]:
     """Return the visible mounts below a folder, links resolved, without the one that the folder itself is on."""
-    real = Path(os.path.realpath(path))
-    table = read_mounts() if mounts is None else mounts
+    return mounts_under(Path(os.path.realpath(path)), read_mounts() if mounts is None else mounts)
+
+
+def mounts_under(real: Path, table: Sequence[Mount]) -> tuple[Mount, ...]:
+    """Return the visible mounts below a folder whose path has no links, asking no file system."""
     below = (mount for mount in table if mount.point != real and mount.point.is_relative_to(real))
-    return tuple(mount for mount in below if mount_of(mount.point, table) is mount)
+    return tuple(mount for mount in below if mount_at(mount.point, table) is mount)
 
 
 def _parse_line(line: bytes) -> Mount | None:

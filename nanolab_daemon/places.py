@@ -7,12 +7,12 @@ nothing may be concluded. Reads the mount table only.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanolab_daemon.errors import EngineError
-from nanolab_daemon.mounts import Mount, mount_of, mounts_below, read_mounts
+from nanolab_daemon.mounts import Mount, mount_at, mounts_under, read_mounts
 from nanolab_daemon.sections import WatchMode
 
 Hears = Callable[[Path], bool]
@@ -28,6 +28,7 @@ class Place:
     mode: WatchMode  # events or scan
     why: str
     gone: str = ""
+    silent: bool = False  # it is mounted, but does not answer
 
 
 def survey(
@@ -38,19 +39,22 @@ def survey(
     table: Sequence[Mount],
     hears: Hears,
     deaf: Mapping[bytes, str],
+    silent: Collection[bytes] = (),
 ) -> dict[bytes, Place]:
-    """Find the places of a raw folder.
+    """Find the places of a raw folder, given without links; asks no file system but by `hears`.
 
-    `known` are those of before (path, mount point, kind); `deaf` those on which events were seen to fail, with words.
+    `known` are those of before (path, mount point, kind); `deaf` those on which events were seen to fail, with words;
+    `silent` those that don't answer.
     """
-    root = Path(os.path.realpath(raw))
+    root = raw
     found: dict[bytes, Place] = {}
-    own = mount_of(root, table)
+    own = mount_at(root, table)
     mounts = [(b"", own)] if own is not None else []
-    mounts += [(os.fsencode(mount.point.relative_to(root)), mount) for mount in mounts_below(root, table)]
+    mounts += [(os.fsencode(mount.point.relative_to(root)), mount) for mount in mounts_under(root, table)]
     for path, mount in mounts:
         chosen, why = _mode(mount, root / os.fsdecode(path), mode, hears, deaf.get(path, ""))
-        found[path] = Place(path, str(mount.point), mount.kind, chosen, why)
+        gone = f"{mount.point} ({mount.kind}) does not answer" if path in silent else ""
+        found[path] = Place(path, str(mount.point), mount.kind, chosen, why, gone, silent=path in silent)
     for path, point, kind in known:
         now = found.get(path)
         # A share's folder may have gone with it, as those do that an automounter makes. The raw folder itself was on
@@ -64,7 +68,7 @@ def survey(
 
 def survey_for_a_pass(raw: Path, mode: WatchMode, known: Iterable[tuple[bytes, str, str]]) -> dict[bytes, Place]:
     """Find the places for a single pass, which tries no events; refuse a raw folder that is not what it was."""
-    places = survey(raw, mode, known, table=read_mounts(), hears=lambda _: True, deaf={})
+    places = survey(Path(os.path.realpath(raw)), mode, known, table=read_mounts(), hears=lambda _: True, deaf={})
     if b"" in places and places[b""].gone:
         raise EngineError(
             f"The raw folder {raw} is not what it was: {places[b''].gone}.",

@@ -290,6 +290,14 @@ class Pool(Generic[Item, Result]):
         if self._closing or not self._dispatch(_Batch(batch_id, len(items), payload)):
             raise RuntimeError(f"no idle worker in the {self.name} pool")
 
+    def cancel(self, batch_id: int) -> None:
+        """End a batch by ending its worker; `poll` will tell that it died, or else what became of it before."""
+        self._check_thread()
+        for worker in self._workers.values():
+            if worker.batch is not None and worker.batch.batch_id == batch_id and not worker.dying:
+                verdict = Died(batch_id, None, worker.pid, -signal.SIGKILL, "killed, since its work was called back")
+                self._condemn(worker, time.monotonic(), verdict)
+
     def poll(self, now: float) -> list[Outcome[Result]]:
         """Return what has happened since the last call: never waits, replaces what is lost.
 

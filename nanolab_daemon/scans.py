@@ -64,7 +64,7 @@ class Scans:
             self._borders = set(every)  # what is not mounted is a border too: the folder below it is another one
             for part in self._parts.values():
                 self._drop(part)
-                part.memory.clear()
+                part.memory = {}
                 part.due = now
         before = self._parts
         self._parts = {}
@@ -105,7 +105,7 @@ class Scans:
         part = self._parts.get(path)
         if part is not None:
             self._drop(part)
-            part.memory.clear()
+            part.memory = {}  # a walk that is held by a dead share may still write into the old one
             part.due = now
 
     def folders(self, places: Collection[bytes]) -> int:

@@ -166,6 +166,7 @@ class Daemon:
             divert=self._divert,
             waits=self._follower.watch_over,
             trusts=self._engine.trusts,
+            exists=self._engine.raw.exists,
             wake=self._wakeup.call,
         )
 

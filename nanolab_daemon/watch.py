@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -63,17 +64,47 @@ class Hint:
 
 
 class Watch:
-    """inotify on the raw folder and all below it; hints gather until `take`."""
+    """inotify on a folder, given without links, and all below it; hints gather until `take`."""
 
     def __init__(self, root: Path, wake: Callable[[], None]) -> None:
-        self._root = os.fsencode(os.path.realpath(root))  # inotify would not follow a link, and say nothing
+        self._root = os.fsencode(root)
         self._wake = wake
         self._hints: deque[Hint] = deque()
         self._observer: InotifyObserver | None = None
         self._overflow = _OverflowHandler(self._lost)
+        self._lock = threading.Lock()
+        self._up = threading.Event()
+        self._unwanted = False
+        self.failure: OSError | None = None  # why there is no watch: the root is missing, the kernel's limits reached
 
-    def start(self) -> None:
-        """Begin to watch; raises OSError when the root is missing or the kernel's limits are reached."""
+    def start(self, limit_s: float) -> None:
+        """Begin to watch, in a thread, since every folder is walked and a share may keep that waiting for ever.
+
+        Waits for it up to the limit; `ready` tells whether it has come to an end, `failure` to which.
+        """
+        threading.Thread(target=self._set_up, name="set up the watch", daemon=True).start()
+        self._up.wait(limit_s)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the watch is up, or can't be had."""
+        return self._up.is_set()
+
+    def _set_up(self) -> None:
+        try:
+            observer = self._observe()
+            with self._lock:
+                wanted = not self._unwanted
+                self._observer = observer if wanted else None
+            if not wanted:
+                self._end(observer)
+        except OSError as error:
+            self.failure = error
+        finally:
+            self._up.set()  # whatever else went wrong: a watch that is not alive is set up again
+            self._wake()
+
+    def _observe(self) -> InotifyObserver:
         # A new folder races with the watch put on it. watchdog copes, but warns with megabytes of text; were warnings
         # errors, its reader thread would die of it and go on looking alive.
         warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
@@ -85,15 +116,20 @@ class Watch:
         except BaseException:
             logging.getLogger("watchdog.observers.inotify_c").removeHandler(self._overflow)
             raise
-        self._observer = observer
+        return observer
 
     def stop(self) -> None:
         """End the watch, within a limit."""
+        with self._lock:
+            self._unwanted = True
+            observer, self._observer = self._observer, None
+        if observer is not None:
+            self._end(observer)
+
+    def _end(self, observer: InotifyObserver) -> None:
         logging.getLogger("watchdog.observers.inotify_c").removeHandler(self._overflow)
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer.join(STOP_S)
-            self._observer = None
+        observer.stop()
+        observer.join(STOP_S)
 
     @property
     def alive(self) -> bool:

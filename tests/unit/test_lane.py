@@ -38,6 +38,10 @@ class ScriptedPool:
         assert self.idle > 0
         self.out[number] = list(jobs)
 
+    def cancel(self, number: int) -> None:
+        if self.out.pop(number, None) is not None:
+            self.outcomes.append(Died(number, None, 7, -9, "called back"))
+
     def poll(self, _: float) -> list[Any]:
         outcomes, self.outcomes = self.outcomes, []
         return outcomes
@@ -358,3 +362,34 @@ def test_nothing_is_lost_nothing_is_doubled(data: st.DataObject) -> None:
         progress()
     assert line.lane.empty
     assert answered == last
+
+
+@given(
+    shares=st.lists(st.sampled_from(["dead", "well"]), min_size=1, max_size=12),
+    workers=st.integers(1, 3),
+    live=st.booleans(),
+    finished=st.booleans(),
+)
+def test_recall_forgets_what_is_named_and_charges_nobody(
+    shares: list[str], workers: int, live: bool, finished: bool
+) -> None:
+    """Jobs of a share that is gone leave the lane wherever they are; the others are all done, none of them alone."""
+    line = Line(workers)
+    line.offer(*(f"{share}{number}" for number, share in enumerate(shares)), live=live)
+    line.next()
+    line.offer(*(f"{share}{number}" for number, share in enumerate(shares)))  # again, while some are with a worker
+    if finished:
+        line.pool.finish()
+    recalled = line.lane.recall(lambda job: job.key.startswith("dead"))
+    assert recalled <= shares.count("dead")
+    seen: list[Any] = line.poll()
+    while not line.lane.empty:
+        for batch in line.next(last=True):
+            assert not any(key.startswith("dead") for key in batch)
+        line.pool.finish()
+        seen += line.poll()
+    assert not any(isinstance(event, Condemned) for event in seen)
+    done = {event.job.key for event in seen if isinstance(event, Answer)}
+    assert {key for key in done if key.startswith("well")} == {
+        f"{share}{number}" for number, share in enumerate(shares) if share == "well"
+    }

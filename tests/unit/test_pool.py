@@ -405,6 +405,20 @@ def test_the_parent_imports_nothing_heavy() -> None:
 # ---- close
 
 
+def test_a_cancelled_batch_ends_with_its_worker(pool: Pool[Any, Any], tmp_path: Path) -> None:
+    """The worker that hangs over a cancelled batch is replaced, nobody is named guilty, and the other works on."""
+    pool.submit(1, [("sleep", 60)])
+    pool.submit(2, [("double", 2)])
+    pool.cancel(1)
+    pool.cancel(7)  # nobody has it
+    outcomes = drive(pool, until=lambda seen: len(seen) == 2)
+    ended = next(outcome for outcome in outcomes if isinstance(outcome, Died))
+    assert (ended.batch_id, ended.item_index) == (1, None)
+    assert any(isinstance(outcome, Finished) and outcome.batch_id == 2 for outcome in outcomes)
+    drive(pool, until=lambda _: pool.ready == 2)
+    assert pool.counts.replaced == 1
+
+
 def test_close_lets_busy_workers_finish(pool: Pool[Any, Any]) -> None:
     """What was begun is told by close itself, and the workers are gone."""
     workers = pids(pool)
