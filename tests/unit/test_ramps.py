@@ -30,6 +30,7 @@ from nanolab_daemon.ramps import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import formulas
 from procedure_files import header_of
 from realdata import real_files
 
@@ -70,79 +71,14 @@ def judged(procedure: Procedure, header: Header, values: Sequence[float]) -> Com
 # --- set points
 
 
-def numpy_up_down(start: float, end: float, step: float) -> np.ndarray:
-    return np.concatenate((np.arange(start, end, step), np.arange(end, start - step, -step)))
-
-
-def numpy_there_and_back(start: float, end: float, step: float) -> np.ndarray:
-    sign = 1 if start > 0 else -1
-    out = np.arange(0, start, sign * step)
-    return np.concatenate((out, numpy_up_down(start, end, step), np.flip(out)))
-
-
-def numpy_two_steps(start: float, end: float, step: float) -> np.ndarray:
-    large = 5e-4 if 1e-6 <= step <= 5e-4 else step
-    sign = 1 if start > 0 else -1
-    near, far = sign * min(abs(start), 5e-4), -sign * min(abs(end), 5e-4)
-    corners = [(0, near, step, 1), (near, start, large, 1), (start, near, large, -1), (near, far, step, -1)]
-    corners += [(far, end, large, -1), (end, far, large, 1), (far, sign * step, step, 1)]
-    return np.concatenate([np.arange(a, b, sign * way * size) for a, b, size, way in corners])
-
-
-def numpy_zero_start_end_zero(start: float, end: float, step: float) -> np.ndarray:
-    out, way, home = (1 if start >= 0 else -1), (1 if start < end else -1), (-1 if end >= 0 else 1)
-    return np.concatenate(
-        (
-            np.arange(0, start + out * step, out * step),
-            np.arange(start, end + way * step, way * step)[1:],
-            np.arange(end, 0 + home * step, home * step)[1:],
-        )
-    )
-
-
-def numpy_start_end(start: float, end: float, step: float) -> np.ndarray:
-    return np.arange(start, end + step, step)
-
-
-def numpy_leg(a: float, b: float, step: float) -> np.ndarray:
-    if np.isclose(a, b, atol=1e-12):
-        return np.array([b])
-    whole = a + np.arange(int(np.floor(abs(b - a) / step + 1e-12)) + 1) * (np.sign(b - a) * step)
-    return np.append(whole, b) if abs(whole[-1] - b) > 1e-12 else np.append(whole[:-1], b)
-
-
-def numpy_joined(legs: list[np.ndarray]) -> np.ndarray:
-    joined = np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])])
-    return joined[np.append(True, np.abs(np.diff(joined)) > 1e-12)]
-
-
-def numpy_there_and_back_met(start: float, end: float, step: float) -> np.ndarray:
-    corners = [0.0, start, end, start, 0.0] if abs(start) > 1e-12 else [0.0, end, 0.0]
-    return numpy_joined([numpy_leg(a, b, step) for a, b in itertools.pairwise(corners)])
-
-
-def numpy_two_steps_met(start: float, end: float, step: float) -> np.ndarray:
-    large = 5e-4 if 1e-6 <= step <= 5e-4 else step
-    legs = []
-    for a, b in ((0.0, start), (start, end), (end, 0.0)):
-        if np.isclose(a, b, atol=1e-12):
-            legs.append(np.array([b]))
-            continue
-        corners = sorted({a, b} | {edge for edge in (-5e-4, 5e-4) if min(a, b) < edge < max(a, b)}, reverse=a > b)
-        inside = [max(abs(c), abs(d)) <= 5e-4 + 1e-12 for c, d in itertools.pairwise(corners)]
-        pieces = zip(itertools.pairwise(corners), inside, strict=True)
-        legs.append(numpy_joined([numpy_leg(c, d, step if fine else large) for (c, d), fine in pieces]))
-    return numpy_joined(legs)
-
-
 RULES = {
-    PathKind.ZERO_START_END_START_ZERO_MET: numpy_there_and_back_met,
-    PathKind.TWO_STEPS_MET: numpy_two_steps_met,
-    PathKind.ZERO_START_END_START_ZERO: numpy_there_and_back,
-    PathKind.TWO_STEPS: numpy_two_steps,
-    PathKind.ZERO_START_END_ZERO: numpy_zero_start_end_zero,
-    PathKind.START_END: numpy_start_end,
-    PathKind.START_END_START: numpy_up_down,
+    PathKind.ZERO_START_END_START_ZERO_MET: formulas.there_and_back_met,
+    PathKind.TWO_STEPS_MET: formulas.two_steps_met,
+    PathKind.ZERO_START_END_START_ZERO: formulas.there_and_back,
+    PathKind.TWO_STEPS: formulas.two_steps,
+    PathKind.ZERO_START_END_ZERO: formulas.zero_start_end_zero,
+    PathKind.START_END: formulas.start_end,
+    PathKind.START_END_START: formulas.up_down,
 }
 
 
@@ -239,20 +175,100 @@ def test_any_floats_give_a_ramp_or_none(start: float, end: float, step: float) -
 # --- rows
 
 
-@settings(max_examples=40)
-@given(st.sampled_from(["IV", "IVg", "VVg", "LaserCalibration"]), volts, volts, steps)
-def test_proven_at_the_last_row_and_no_earlier(name: str, start: float, end: float, step: float) -> None:
-    """A run is proven complete with its last row, and with none before it."""
-    assume(start < end and 3 < (abs(start) + abs(end)) / step < 1500)
-    procedure, header = sweep(name, start, end, step, NEXT_YEAR)
-    points = set_points(procedure.paths[0].kind, start, end, step)
-    assert points is not None
+JULY_13, BEFORE = SUMMER_2025, BEFORE_TWO_STEPS
+THERE_AND_BACK, HOME = PathKind.ZERO_START_END_START_ZERO, PathKind.ZERO_START_END_ZERO
+TWO, TWO_MET, BACK_MET = PathKind.TWO_STEPS, PathKind.TWO_STEPS_MET, PathKind.ZERO_START_END_START_ZERO_MET
+AGAIN = "Number of sweep repetitions"
+PROGRAMS = [  # procedure, path that is run, others that such a header allows, Start time, the rest of the header
+    ("IV", TWO, [TWO_MET], NEXT_YEAR, {"Procedure version": "2.0.1"}),
+    ("IV", TWO, [TWO_MET, THERE_AND_BACK], BEFORE, {"Procedure version": "1.5.0"}),
+    ("IV", TWO_MET, [TWO], NEXT_YEAR, {"Procedure version": "2.0.1"}),
+    ("IV", TWO, [TWO_MET], NEXT_YEAR, {AGAIN: "3"}),
+    ("IV", THERE_AND_BACK, [TWO, TWO_MET], BEFORE, {"Procedure version": "1.4.0"}),
+    ("IVT", TWO, [TWO_MET, THERE_AND_BACK], OCTOBER_2025, {}),
+    ("IVg", THERE_AND_BACK, [BACK_MET], OCTOBER_2025, {}),
+    ("IVg", BACK_MET, [THERE_AND_BACK], NEXT_YEAR, {}),
+    ("IVg", THERE_AND_BACK, [BACK_MET], NEXT_YEAR, {AGAIN: "2"}),
+    ("IVgT", THERE_AND_BACK, [BACK_MET], BEFORE, {}),
+    ("VVg", THERE_AND_BACK, [], JULY_13, {}),
+    ("VVg", HOME, [THERE_AND_BACK], OCTOBER_2025, {}),
+    ("VVg", THERE_AND_BACK, [HOME], OCTOBER_2025, {}),
+    ("VVg", HOME, [], NEXT_YEAR, {}),
+    ("VVg", HOME, [], NEXT_YEAR, {AGAIN: "4"}),
+    ("VVgCooldown", HOME, [], NEXT_YEAR, {AGAIN: "2"}),
+    ("LaserCalibration", PathKind.START_END, [], NEXT_YEAR, {}),
+    ("Pwl", PathKind.START_END, [], NEXT_YEAR, {}),
+    ("Iwl", PathKind.START_END, [], BEFORE, {}),
+]
+FINE = st.sampled_from([1e-6, 1e-5, 1e-4, 5e-4, 1e-3])
+
+
+def close(one: np.ndarray, other: np.ndarray, step: float) -> bool:
+    """Tell whether two sweeps are, row for row, the same set points."""
+    return len(one) == len(other) and bool(np.all(np.abs(one - other) <= 1e-9 + 1e-6 * step))
+
+
+@pytest.mark.parametrize(("name", "kind", "besides", "start_time", "more"), PROGRAMS)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_proven_at_the_last_row_and_no_earlier(
+    name: str, kind: PathKind, besides: list[PathKind], start_time: str, more: dict[str, str], data: st.DataObject
+) -> None:
+    """A ramp that the instrument's formula makes is proven complete with its last row, and with none before it."""
+    step = data.draw(FINE if "two steps" in kind and data.draw(st.booleans()) else steps)
+    reach = st.integers(-300, 300).map(lambda n: float(f"{n * step:.5g}"))
+    start, end = data.draw(reach), data.draw(reach)
+    repeats = int(more.get(AGAIN, 1))
+    points = np.tile(RULES[kind](start, end, step), repeats)
+    assume(2 < len(points) < 6000)
+    procedure, header = sweep(name, start, end, step, start_time, **more)
+    others = [np.tile(RULES[other](start, end, step), repeats) for other in besides]
+    longer = [other for other in others if len(other) > len(points)]
+    hidden = any(abs(other[len(points) - 1] - points[-1]) <= 1e-9 + 1e-6 * step for other in longer)
+
     proven = [n for n in range(1, len(points) + 1) if is_proven(procedure, header, n, points[n - 1])]
-    others = [set_points(path.kind, start, end, step) or [] for path in procedure.paths[1:] if not path.until]
-    hidden = any(len(o) > len(points) and abs(o[len(points) - 1] - points[-1]) < 1e-8 for o in others)
+    assert len(points) in expectation(procedure, header).rows
     assert proven == ([] if hidden else [len(points)])
-    assert judged(procedure, header, points).complete is True
-    assert judged(procedure, header, points[:-1]).complete is False
+    verdict = judged(procedure, header, points)
+    assert (verdict.complete, verdict.expected_rows) == (True, len(points))
+    for rows in {len(points) - 1, data.draw(st.integers(1, len(points) - 1))}:
+        ends_here = any(close(points[:rows], other, step) for other in others)
+        assert judged(procedure, header, points[:rows]).complete is ends_here
+
+
+@settings(max_examples=60)
+@given(st.integers(-20, 60), st.integers(-20, 60), st.integers(1, 20), st.integers(1, 600))
+def test_tt_lasts_as_long_as_its_set_points(start: int, end: int, step: int, step_time: int) -> None:
+    """A Tt ends after as many step times as the instrument's formula has temperatures, and not before."""
+    temperatures = formulas.start_end(float(start), float(end), float(step))
+    assume(len(temperatures))
+    procedure, header = sweep("Tt", start, end, step, NEXT_YEAR, **{"Step time": f"{step_time} s"})
+    end_s = float(len(temperatures) * step_time)
+    assert expectation(procedure, header).end_s == end_s
+    assert completeness(procedure, header, 9, [], end_s - 0.1).complete is True
+    assert completeness(procedure, header, 9, [], end_s - 3.0).complete is False
+
+
+@settings(max_examples=60)
+@given(volts, volts, steps, st.integers(5, 600), st.sampled_from(["0 V", "2.1 V"]))
+def test_itvg_lasts_as_long_as_its_staircase(
+    start: float, end: float, step: float, step_time: int, laser: str
+) -> None:
+    """An ItVg ends after as many step times as the instrument's formula has plateaus, a lit one a burn-in later."""
+    plateaus = formulas.up_down(start, end, step)
+    assume(0 < len(plateaus) < 2000)
+    more = {"Step time": f"{step_time} s", "Burn-in time": "60 s", "Laser voltage": laser}
+    procedure = known("ItVg")
+    swept = {"VG start": f"{start:g} V", "VG end": f"{end:g} V", "VG step": f"{step:g} V"}
+    header = header_of("ItVg", {**swept, **more})
+    end_s = float(len(plateaus) * step_time + 60 * (laser != "0 V"))
+    assert expectation(procedure, header).end_s == end_s
+    assert completeness(procedure, header, 9, [], end_s).complete is True
+    six_digits = 1e-5 * end_s  # so far from each other two times may be that the header writes alike
+    early, late = end_s - 0.1 - six_digits, end_s + 0.1 + six_digits
+    assert completeness(procedure, header, 9, [], early).complete is False
+    assert is_proven(procedure, header, 9, late) is (step_time >= 10)
+    assert not is_proven(procedure, header, 9, early)
 
 
 def test_zero_on_the_way_is_not_the_end() -> None:
