@@ -94,52 +94,57 @@ def of_columns(
     import numpy as np
 
     found = []
+    sizes = {name: np.abs(column) for name, column in columns.items() if len(column)}
+    most = {name: float(np.fmax.reduce(size)) for name, size in sizes.items()}  # nan only if all are
+    measured = [name for name in RANGES if name in sizes and name != swept]
     if complete is False:
         found.append(Flag.INCOMPLETE)
-    if columns and np.count_nonzero(np.abs(np.concatenate(list(columns.values()))) >= OVERFLOW):
+    if any(size >= OVERFLOW for size in most.values()):
         found.append(Flag.OVERFLOW)
-    measured = {name: columns[name] for name in RANGES if name in columns and name != swept}
-    if any(_is_saturated(column, ranges.get(name), swept=swept is not None) for name, column in measured.items()):
+    if any(_is_saturated(sizes[one], most[one], ranges.get(one), swept=swept is not None) for one in measured):
         found.append(Flag.SATURATED)
-    if any(len(one) >= CONSTANT_ROWS and one.min() == one.max() for one in measured.values()):
+    if any(_is_constant(columns[name]) for name in measured):
         found.append(Flag.CONSTANT_CURRENT)
-    readings = (*measured.values(), *(columns[name] for name in _POWERS if name in columns))
-    if any(np.isnan(one).any() for one in readings):
+    if any(np.isnan(sizes[name].max()) for name in (*measured, *_POWERS) if name in sizes):
         found.append(Flag.NAN_READINGS)
     # Of a run that was cut short nobody knows whether its light was due.
-    if lit and complete is not False and _LASER in columns and not columns[_LASER].any():
+    if lit and complete is not False and most.get(_LASER) == 0:
         found.append(Flag.NO_LIGHT)
     if one_time and any(_goes_back(columns[name]) for name in _TIMES if name in columns):
         found.append(Flag.TIME_BACKWARDS)
     return tuple(map(str, found))
 
 
-def _is_saturated(values: Column, range_: float | None, *, swept: bool) -> bool:
+def _is_saturated(size: Column, most: float, range_: float | None, *, swept: bool) -> bool:
+    """Judge magnitudes, of which `most` is the largest."""
     import numpy as np
 
-    if not len(values):
-        return False
-    size = np.abs(values)
-    most = np.fmax.reduce(size)
     if not 0 < most < OVERFLOW:  # nor nan
         return False
     limit = abs(range_ or 0.0)
     if limit and most >= limit * OVER_RANGE:
         return True
-    near = np.flatnonzero(size >= most * (1 - PINNED_WITHIN))
-    last = PINNED_ROWS - 1
-    if len(near) <= last or not (near[last:] - near[:-last] == last).any():
+    pinned = size >= most * (1 - PINNED_WITHIN)
+    if np.count_nonzero(pinned) < PINNED_ROWS:
+        return False
+    rows, last = np.flatnonzero(pinned), PINNED_ROWS - 1
+    if not (rows[last:] - rows[:-last] == last).any():
         return False
     if limit and most >= limit * AT_RANGE:
         return True
     return swept and bool(np.fmin.reduce(size) <= most * (1 - LEAST_CHANGE))
 
 
+def _is_constant(values: Column) -> bool:
+    return len(values) >= CONSTANT_ROWS and values[0] == values[-1] and bool((values == values[0]).all())
+
+
 def _goes_back(times: Column) -> bool:
     import numpy as np
 
-    known = times[~np.isnan(times)]
-    return bool((known[1:] < known[:-1]).any())
+    if len(times) and np.isnan(times.max()):
+        times = times[~np.isnan(times)]
+    return bool((times[1:] < times[:-1]).any())
 
 
 def misdated(copies: Iterable[tuple[str, str, bytes]]) -> set[str]:
