@@ -27,6 +27,7 @@ from nanolab_daemon.model import (
     OutputFile,
     Rejection,
     RunFacts,
+    SegmentKind,
 )
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
@@ -90,6 +91,8 @@ def run_records(draw: st.DrawFn) -> RunRecord:
         laser_voltage_V=draw(st.none() | REALS),
         parameters=draw(st.dictionaries(TEXT, REALS, max_size=3)),
         bad_rows_skipped=draw(st.integers(0, 9)),
+        segment_kind=draw(st.none() | st.sampled_from(SegmentKind)),
+        flags=draw(st.none() | st.lists(TEXT, max_size=3).map(tuple)),
     )
     return RunRecord(
         facts=facts,
@@ -212,6 +215,20 @@ def test_newer_ledger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="newer nanolab-daemon"):
         Catalog.open(tmp_path / FILE_NAME)
     assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+def test_older_ledger_is_not_read_as_if_it_were_new(tmp_path: Path) -> None:
+    """Who may only read can't bring a ledger up to date: it is told who can, and nothing is touched."""
+    path = tmp_path / FILE_NAME
+    with sqlite3.connect(path) as db:
+        db.executescript(catalog_schema.STEPS[0][1] + "PRAGMA user_version = 1;")
+        db.execute("INSERT INTO meta VALUES ('ledger_id', 'old')")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(EngineError, match="older nanolab-daemon") as told:
+        Catalog.open_to_read(path)
+    assert "backfill" in told.value.advice
+    assert path.read_bytes() == before
 
 
 def test_migrations_commit_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
