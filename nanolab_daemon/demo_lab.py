@@ -66,7 +66,7 @@ def programme(seed: int = 75) -> tuple[Expected, ...]:
     return (
         Expected(iv(1.0, 0.01, seed=seed, course=Course(starts_at_s=0.5)), done, True, 4),
         Expected(ivg(5.0, 0.05, seed=seed + 1, course=Course(starts_at_s=0.9, lasts_s=4.5)), done, True, 6),
-        Expected(it(40.0, 1.25, seed=seed + 2, course=Course(starts_at_s=1.3)), FileState.STAGED, True),
+        Expected(it(40.0, 1.25, seed=seed + 2, course=Course(starts_at_s=1.3)), done, True, 3),
         Expected(iv(0.1, 0.01, seed=seed + 3, gate_v=-2.0, course=Course(1.7, lasts_s=1.0)), done, True, 4),
         Expected(ivg(5.0, 0.05, seed=seed + 4, course=aborted), done, False, 3),
         Expected(iv(1.0, 0.02, seed=seed + 5, course=Course(2.5, lasts_s=2.0, damage=torn)), FileState.REJECTED),

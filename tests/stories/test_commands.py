@@ -150,7 +150,7 @@ class TestBackfill:
         assert "no segments yet" in run(lab, "verify").out
         told = run(lab, "preprocess")
         assert told.code == 0
-        assert "from 3 runs" in told.out
+        assert "from 4 runs" in told.out
         assert run(lab, "verify").code == 0
 
     def test_a_selection(self, lab: Lab) -> None:

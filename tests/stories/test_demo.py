@@ -44,7 +44,6 @@ def test_the_demo_shows_every_fate_of_a_file_and_leaves_nothing_behind(tmp_path:
         "queued",
         "started",
         "measuring",
-        "staged: ",
         "segmented: ",
         "Incomplete: 233 of 601",
         "rejected: Line",
@@ -62,7 +61,7 @@ def test_a_kept_lab_can_be_looked_at_and_its_daemon_is_gone(tmp_path: Path) -> N
     assert process.returncode == 0, out + err
     assert len(list((lab / "data/01_raw").rglob("*.csv"))) == 7
     assert len(list((lab / "data/02_stage/raw_measurements").rglob("part-000.parquet"))) == 5
-    assert len(list((lab / "data/03_intermediate").rglob("part-000.parquet"))) == 17
+    assert len(list((lab / "data/03_intermediate").rglob("part-000.parquet"))) == 20
     assert "nanolab-daemon why" in out
     assert holder(lab / "data/.nanolab") is None
     # The kept configuration is one that every command takes.
