@@ -53,9 +53,9 @@ class Place:
             "pools.segment_workers": self.workers,
         }
 
-    def backfill(self, **rules: bool) -> Tally:
+    def backfill(self, file: Path | None = None, **rules: bool) -> Tally:
         """Run a backfill in this process (its workers are processes of their own)."""
-        loaded = config.load(None, environ={}, overrides=self.overrides)
+        loaded = config.load(file, environ={}, overrides=self.overrides)
         found = Rules(abandoned_after_s=loaded.watch.abandoned_after_s, **rules) if rules else None  # type: ignore[arg-type]
         ended = batch.run(loaded, "backfill", rules=found)
         assert not ended.interrupted
@@ -371,6 +371,27 @@ class TestChanges:
         good.write(path)
         lab.backfill()
         assert lab.states()["x.csv"] == "segmented"
+
+
+def test_registry_that_learns_how_a_procedure_is_cut(place: Place) -> None:
+    """What was staged before the registry knew its phases gets them by `--force`, and loses them so, too."""
+    lab = instrument.lab(place.raw, 6)
+    place.backfill()
+    cut, states = place.snapshot(), place.states()
+    assert states == dict.fromkeys(lab, "segmented")
+    untaught = place.root / "untaught.toml"
+    untaught.write_text('[procedures.It]\nsegments = ""\n')
+
+    place.backfill(untaught, force=True)
+    assert place.states() == {path: "staged" if "It" in path else "segmented" for path in lab}
+    assert not list(place.output.glob("it_segments/**/*.parquet"))
+    kinds = {run.facts.proc: run.facts.segment_kind for run in place.runs().values()}
+    assert kinds == {"IV": "sweep", "IVg": "sweep", "It": None}
+
+    assert place.backfill().staged_done == 0
+    place.backfill(force=True)
+    assert place.states() == states
+    outputs.assert_equal(cut, place.snapshot(), ignoring=outputs.TIMES)
 
 
 def test_vanished_share_is_no_deletion(place: Place) -> None:
