@@ -236,6 +236,8 @@ def _entry(line: str) -> tuple[str, str]:
 
 
 def _columns(labels: str, line: int) -> tuple[str, ...]:
+    if not labels.strip():
+        return ()  # a procedure without data, such as a wait
     columns = tuple(labels.split(","))
     if len(set(columns)) < len(columns) or not all(map(str.strip, columns)):
         twice = next((name for name in columns if name.strip() and columns.count(name) > 1), None)

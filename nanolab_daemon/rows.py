@@ -37,9 +37,15 @@ class Rows:
 def read_rows(body: bytes, width: int, first_line: int, *, skip_bad: bool = False) -> Rows:
     """Read whole lines of `width` numbers; `first_line` is the number of the first one, for messages.
 
-    Raises FileRejectedError (BAD_ROWS, NUL_BYTES) that names line and text, unless `skip_bad`.
+    Raises FileRejectedError (BAD_ROWS, NUL_BYTES) that names line and text, unless `skip_bad`; BAD_COLUMNS where
+    there are rows but no columns.
     """
     comments: tuple[tuple[int, str], ...] = ()
+    if not width and body.strip():
+        line = first_line + body[: len(body) - len(body.lstrip())].count(b"\n")
+        shown = _shown(body.strip().partition(b"\n")[0].rstrip())
+        message = "The line of column labels is empty, so no column has a name, but rows follow."
+        raise FileRejectedError(RejectCause.BAD_COLUMNS, message, line=line, text=shown)
     if body.startswith(b"#") or b"\n#" in body:
         body, comments = _without_comments(body, first_line)
     try:
