@@ -201,19 +201,31 @@ class Backlog:
             self._tally.unreadable_folders += 1
             return
         self._seen.add(listing.folder)
-        known = {} if self._catalog is None else self._catalog.known_in(listing.folder)
+        catalog, mark = self._catalog, listing.mark
+        if catalog is not None and not self._rules.force and catalog.is_settled(listing.folder, mark):
+            self._tally.found += len(listing.files)
+            self._tally.known += len(listing.files)
+            return
+        known = {} if catalog is None else catalog.known_in(listing.folder)
+        idle = True
         for path, fingerprint in listing.files.items():
             self._tally.found += 1
             before = known.get(path)
             if before is not None and before[0] == fingerprint and not self._rules.force:
+                idle = idle and before[1] not in WAITS
                 again = self._known(path, before[1], fingerprint)
                 if again is not None:
+                    idle = False
                     yield again
                 continue
+            idle = False
             job = self._job(path, fingerprint, is_known=before is not None)
             if job is not None:
                 yield job
-        self._missing += [path for path in known if path not in listing.files and path not in listing.unseen]
+        missing = [path for path in known if path not in listing.files and path not in listing.unseen]
+        self._missing += missing
+        if catalog is not None and idle and not missing and not listing.unseen:
+            catalog.settle(listing.folder, mark)
 
     def _known(self, path: bytes, state: FileState, fingerprint: Fingerprint) -> StageJob | None:
         """Deal with a file that is known and unchanged: nothing is read, unless it could not be read before."""

@@ -118,6 +118,7 @@ class Catalog:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._settled: dict[bytes, int] = {}  # folder → the listing of which nothing is left to be done
         self.manifest_stale = False  # runs have changed; whoever has the manifest written resets it
         self.ledger_id: str = connection.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()[0]
 
@@ -213,6 +214,14 @@ class Catalog:
         )
         return {row[0]: (Fingerprint._make(row[1:5]), _STATES[row[5]]) for row in rows}
 
+    def settle(self, folder: bytes, listing: int) -> None:
+        """Note that a folder, listed so, asks for no work; it holds until one of its files is written about."""
+        self._settled[folder] = listing
+
+    def is_settled(self, folder: bytes, listing: int) -> bool:
+        """Tell whether a folder is as it was when nothing was left to be done there."""
+        return self._settled.get(folder) == listing
+
     def known_folders(self) -> set[bytes]:
         """Give every folder that holds a present file."""
         return {row[0] for row in self._db.execute("SELECT DISTINCT folder FROM files WHERE present")}
@@ -232,7 +241,8 @@ class Catalog:
         refused = record.rejection
         if record.run_id is not None or self._holds_run(record.path):
             self._runs_changed()
-        self._write(
+        self._write_file(
+            record.path,
             f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * 23)})",
             (
                 record.path,
@@ -260,13 +270,14 @@ class Catalog:
 
     def set_state(self, path: bytes, state: FileState, reason: str) -> None:
         """Change a file's verdict where the file itself has not changed."""
-        self._write("UPDATE files SET state = ?, reason = ? WHERE path = ?", (state, reason, path))
+        self._write_file(path, "UPDATE files SET state = ?, reason = ? WHERE path = ?", (state, reason, path))
 
     def set_fingerprint(self, path: bytes, fingerprint: Fingerprint) -> None:
         """Note that the same bytes were found under another fingerprint."""
         if self._holds_run(path, present=False):
             self._runs_changed()
-        self._write(
+        self._write_file(
+            path,
             "UPDATE files SET size_bytes = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, present = 1 WHERE path = ?",
             (*fingerprint, path),
         )
@@ -275,7 +286,11 @@ class Catalog:
         """Note that a path has vanished."""
         if self._holds_run(path):
             self._runs_changed()
-        self._write("UPDATE files SET present = 0 WHERE path = ?", (path,))
+        self._write_file(path, "UPDATE files SET present = 0 WHERE path = ?", (path,))
+
+    def _write_file(self, path: bytes, statement: str, values: tuple[object, ...]) -> None:
+        self._settled.pop(os.path.dirname(path), None)
+        self._write(statement, values)
 
     def _holds_run(self, path: bytes, *, present: bool = True) -> bool:
         """Tell whether a path, there or gone, is one of those whose names the manifest's flags are told from."""
@@ -286,7 +301,7 @@ class Catalog:
         """Follow a file to its new path; runs that name it as their source follow too."""
         record = self.file(old)
         assert record is not None
-        self._write("DELETE FROM files WHERE path = ?", (old,))
+        self._write_file(old, "DELETE FROM files WHERE path = ?", (old,))
         self.put_file(replace(record, path=new, fingerprint=fingerprint))
         if self._write("UPDATE runs SET source = ? WHERE source = ?", (new, old)):
             self._runs_changed()

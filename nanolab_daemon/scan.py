@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nanolab_daemon.model import Fingerprint
@@ -14,8 +14,6 @@ from nanolab_daemon.rawfile import fingerprint
 
 _NEVER = re.compile(rb"[.~]|.*\.(?:tmp|part)\Z", re.DOTALL)
 """Hidden files, what editors, office programs and sync tools leave about, and what is still being copied."""
-
-NameTest = Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +28,55 @@ class Listing:
     error: OSError | None = None
     unseen: frozenset[bytes] = frozenset()
 
+    @property
+    def mark(self) -> int:
+        """A number by which this listing is told from another of the same folder, as long as the program runs."""
+        return hash((frozenset(self.files.items()), self.unseen))
+
+
+class NameTest:
+    """The test of whether a path relative to raw is an instrument file's, judged by its name."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self._wanted = _union(pattern for pattern in include if "/" not in pattern)
+        self._wanted_paths = _union(pattern for pattern in include if "/" in pattern)
+        self._refused = _union(pattern for pattern in exclude if "/" not in pattern)
+        self._refused_paths = _union(pattern for pattern in exclude if "/" in pattern)
+
+    def __call__(self, path: bytes) -> bool:
+        """Tell whether a path counts."""
+        folder, _, name = path.rpartition(b"/")
+        return self.within(folder)(name)
+
+    def within(self, folder: bytes) -> Callable[[bytes], bool]:
+        """Make the test for the names in one folder, which is judged but once."""
+        if folder and any(_NEVER.match(part) for part in folder.split(b"/")):
+            return lambda _: False
+        above = folder + b"/" if folder else b""
+        never, wanted, refused = _NEVER.match, self._wanted, self._refused
+        wanted_paths, refused_paths = self._wanted_paths, self._refused_paths
+
+        def test(name: bytes) -> bool:
+            if not wanted(name) and not wanted_paths(above + name):
+                return False
+            return not (never(name) or refused(name) or refused_paths(above + name))
+
+        return test
+
 
 def name_test(include: Sequence[str], exclude: Sequence[str]) -> NameTest:
-    """Make the test of whether a path relative to raw is an instrument file's, judged by its name.
+    """Make the test of which files count.
 
     Patterns are those of a shell and are held against the file's name, or the whole path if they contain a slash.
     """
-    wanted = [_matcher(pattern) for pattern in include]
-    refused = [_matcher(pattern) for pattern in exclude]
-
-    def test(path: bytes) -> bool:
-        parts = path.split(b"/")
-        if any(_NEVER.match(part) for part in parts):
-            return False
-        return any(m(path, parts[-1]) for m in wanted) and not any(m(path, parts[-1]) for m in refused)
-
-    return test
+    return NameTest(include, exclude)
 
 
-def _matcher(pattern: str) -> Callable[[bytes, bytes], bool]:
-    match = re.compile(os.fsencode(fnmatch.translate(pattern)), re.DOTALL).match
-    if "/" in pattern:
-        return lambda path, name: match(path) is not None
-    return lambda path, name: match(name) is not None
+def _union(patterns: Iterable[str]) -> Callable[[bytes], object]:
+    every = [fnmatch.translate(pattern) for pattern in patterns]
+    if not every:
+        return lambda _: None
+    return re.compile(os.fsencode("|".join(f"(?:{one})" for one in every)), re.DOTALL).match
 
 
 Memory = dict[bytes, tuple[int, int]]
@@ -108,22 +132,24 @@ def _list(root: bytes, test: NameTest, folder: bytes, memory: Memory | None) -> 
         if memory is not None:
             status = os.lstat(os.path.join(root, folder) if folder else os.path.join(root, b"."))
             memory[folder] = (status.st_mtime_ns, status.st_ino)
+        above = folder + b"/" if folder else b""
+        wanted = test.within(folder)
         with os.scandir(os.path.join(root, folder)) as entries:
             for entry in entries:
-                path = os.path.join(folder, entry.name)
+                name = entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if not _NEVER.match(entry.name):
-                        below.append(path)
-                elif test(path):
+                    if not _NEVER.match(name):
+                        below.append(above + name)
+                elif wanted(name):
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
                     except OSError:
-                        unseen.add(path)
+                        unseen.add(above + name)
                         continue
                     if stat.S_ISREG(status.st_mode):
-                        files[path] = fingerprint(status)
+                        files[above + name] = fingerprint(status)
     except OSError as error:
         return Listing(folder, files, error), []
     return Listing(folder, files, None, frozenset(unseen)), below

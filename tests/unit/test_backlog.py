@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanolab_daemon import backlog as module
 from nanolab_daemon.backlog import Backlog, Rules
@@ -227,3 +230,53 @@ def test_stopped_pass_concludes_nothing(passes: Passes) -> None:
     backlog.stop()
     assert list(backlog.take(10)) == []
     assert passes.state("a.csv") is FileState.REJECTED
+
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "grow", "delete", "know", "wait", "forget", "start"]),
+        st.sampled_from(["a.csv", "d/b.csv"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(_STEPS)
+@settings(max_examples=30)
+def test_what_a_pass_remembers_hides_nothing(steps: list[tuple[str, str]]) -> None:
+    """A pass that passes over settled folders offers, counts and concludes what one without memory would."""
+    with (
+        tempfile.TemporaryDirectory() as home,
+        closing(Catalog.open(Path(home) / "state" / "ledger.sqlite")) as ledger,
+    ):
+        passes = Passes(Path(home), ledger)
+        for name in ("a.csv", "d/b.csv"):
+            passes.write(name, age_s=3600.0)
+            passes.know(name)
+        for what, name in steps:
+            path = passes.raw / name
+            there = path.exists()
+            passes.run()  # so that there is something to remember
+            match what:
+                case "write":
+                    passes.write(name, age_s=3600.0)
+                case "grow" if there:
+                    passes.write(name, path.read_bytes() + b"x", age_s=3600.0)
+                case "delete" if there:
+                    path.unlink()
+                case "know" if there:
+                    passes.know(name)
+                case "wait" if there:
+                    passes.know(name, FileState.WAITING, sha256=None)
+                case "start" if there:
+                    passes.know(name, FileState.STARTED)
+                case "forget" if ledger.file(name.encode()):
+                    ledger.set_fingerprint(name.encode(), AGAIN)
+            offered = set(passes.run())
+            counted = (passes.tally.found, passes.tally.known)
+            state = {n: passes.state(n) for _, n in steps}
+            ledger._settled.clear()
+            assert set(passes.run()) == offered
+            assert (passes.tally.found, passes.tally.known) == counted
+            assert {n: passes.state(n) for _, n in steps} == state
