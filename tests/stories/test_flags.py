@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from lab import QUICK, Lab, assert_converged
 from realdata import REAL_DATA, real_files
 
-from nanolab_daemon import cli_summary, report
+from nanolab_daemon import cli_render, cli_summary, report
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.catalog_schema import STEPS
 from nanolab_daemon.errors import EngineError
@@ -80,6 +80,12 @@ class TestTheClock:
             lab.wait_quiet()
             assert list(flags(lab).values()) == [["clock_mismatch"]]
             shutil.copy2(lab.raw / FAR, lab.raw / FITS)
+            lab.wait_quiet()
+            assert list(flags(lab).values()) == [[]]
+            away = (lab.raw / FITS).rename(lab.home / "away.csv")
+            lab.wait_quiet()
+            assert list(flags(lab).values()) == [["clock_mismatch"]]
+            away.rename(lab.raw / FITS)
             lab.wait_quiet()
             assert list(flags(lab).values()) == [[]]
             (lab.raw / FITS).write_bytes(b"something else\n")
@@ -238,6 +244,55 @@ class TestAnUpgrade:
         """`status` says what to do instead of failing on a column that is not there."""
         with pytest.raises(EngineError, match="older nanolab-daemon"):
             ledger(old)
+
+
+# -- completeness, wherever it is told
+
+
+@pytest.mark.parametrize(
+    ("measurement", "expected_rows", "expected_end_s", "complete", "rule"),
+    [
+        (instrument.iv(0), 44, None, True, "44 of 44 rows, every set point as the header prescribes"),
+        (instrument.iv(0).first(30), 44, None, False, "30 of 44 rows, every set point as the header prescribes"),
+        (instrument.it(1), None, 3.0, True, "the last row is at 3.001 s of 3 s"),
+        (instrument.it(1).first(30), None, 3.0, False, "the last row is at 1.47458 s of 3 s"),
+        (
+            replace(instrument.it(1), procedure="Stress"),
+            None, None, None, "nothing in the header tells where such a measurement ends",
+        ),
+        (replace(instrument.iv(0), procedure="Newest"), None, None, None, "the procedure is not known"),
+    ],
+)  # fmt: skip
+def test_the_rule_is_told_everywhere(
+    lab: Lab,
+    measurement: instrument.Measurement,
+    expected_rows: int | None,
+    expected_end_s: float | None,
+    complete: bool | None,
+    rule: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the header prescribes, whether it is reached, by which rule: in ledger, manifest and `why`, in words."""
+    put(lab, "x.csv", measurement.data())
+    lab.age()
+    lab.backfill()
+    with closing(ledger(lab)) as catalog:
+        (known,) = catalog.runs()
+    end = known.facts.completeness
+    assert end.rule.startswith(rule)
+    wanted = (expected_rows, expected_end_s, complete, end.rule)
+    assert (end.expected_rows, end.expected_end_s, end.complete, end.rule) == wanted
+    row = manifest(lab).row(0, named=True)
+    assert tuple(row[n] for n in ("expected_rows", "expected_end_s", "complete", "completeness_rule")) == wanted
+    assert row["flags"] == (["incomplete"] if complete is False else [])
+    told = why(lab.config, "x.csv")
+    assert told.run is not None
+    assert (told.run.expected_rows, told.run.expected_end_s, told.run.complete, told.run.rule) == wanted
+    cli_render.why(told, as_json=False)
+    lines = capsys.readouterr().out
+    word = {True: "yes", False: "no", None: "can't be known"}[complete]
+    assert f"complete    {word}: {end.rule}" in lines
+    assert ("incomplete: " + MEANINGS["incomplete"] in lines) == (complete is False)
 
 
 # -- what a backfill says

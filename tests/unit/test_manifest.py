@@ -14,6 +14,7 @@ from instrument import it, iv
 
 from nanolab_daemon import manifest, publish
 from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.procedures import RESERVED_MANIFEST_COLUMNS, Registry
 from nanolab_daemon.registrar import Registrar
 from nanolab_daemon.tasks import ManifestJob, ManifestWritten, SegmentJob, StageJob
 
@@ -66,6 +67,10 @@ def test_one_row_tells_a_run(lab: Lab) -> None:
         "rows": 30,
         "expected_rows": 44,
         "complete": False,
+        "completeness_rule": "30 of 44 rows, every set point as the header prescribes"
+        " (zero-start-end-zero in two steps)",
+        "flags": ["incomplete"],
+        "segment_kind": "sweep",
         "source_file": "x/iv.csv",
         "source_missing": False,
         "revision": 1,
@@ -84,6 +89,14 @@ def test_one_row_tells_a_run(lab: Lab) -> None:
     second = frame.row(1, named=True)
     assert (second["status"], second["segments"], second["rows_outside_segments"]) == ("segmented", 3, 0)
     assert (second["laser_period_s"], second["complete"]) == (2.0, True)
+    assert (second["flags"], second["segment_kind"], second["expected_end_s"]) == ([], "light", 3.0)
+
+
+def test_no_parameter_takes_the_name_of_a_column() -> None:
+    """A procedure of the user's can't bring a parameter into the manifest under the name of one of its columns."""
+    fixed = set(manifest.table([], ()).column_names)
+    fixed -= {name for procedure in Registry.builtin() for name in procedure.manifest}
+    assert fixed <= RESERVED_MANIFEST_COLUMNS
 
 
 def test_types_do_not_depend_on_contents(lab: Lab) -> None:
@@ -94,9 +107,9 @@ def test_types_do_not_depend_on_contents(lab: Lab) -> None:
     assert empty.height == 0
     assert list(empty.schema.items()) == list(full.schema.items())
     assert pl.Null not in full.dtypes
-    answer = duckdb.sql(f"select typeof(run_id), typeof(start_dt) from '{lab.folders.stage / PATH}'")
+    answer = duckdb.sql(f"select typeof(run_id), typeof(start_dt), typeof(flags) from '{lab.folders.stage / PATH}'")
     assert answer is not None
-    assert answer.fetchall() == [("VARCHAR", "TIMESTAMP WITH TIME ZONE")]
+    assert answer.fetchall() == [("VARCHAR", "TIMESTAMP WITH TIME ZONE", "VARCHAR[]")]
 
 
 def test_readers_always_find_a_whole_one(lab: Lab) -> None:

@@ -87,6 +87,7 @@ SWEEP, SERIES = ivg(2, step=0.1), it(1)
 NO_RANGE = with_header(SWEEP, Irange="0 A")
 TWICE = with_column(vvg(), "t (s)", back)
 DARK = with_column(SERIES, "VL (V)", lambda v: [0.0] * len(v))
+PHOTO = with_column(SERIES, "I (A)", lambda v: [1e-9 if at % 40 < 20 else 1e-6 for at in range(len(v))])
 STIFF = with_column(NO_RANGE, "I (A)", lambda v: [1e-6 + x * 1e-9 for x in v])
 
 RAISED: list[tuple[Flag, str, Measurement]] = [
@@ -125,12 +126,16 @@ NOT_RAISED: list[tuple[Flag, str, Measurement]] = [
     (Flag.OVERFLOW, "just below", with_column(SWEEP, "I (A)", lambda v: [9.8e36, *v[1:]])),
     (Flag.SATURATED, "an overflow, which is no reading", with_column(SWEEP, "I (A)", lambda v: [9.9e37, *v[1:]])),
     (Flag.SATURATED, "in the legal excess of the range", with_column(SERIES, "I (A)", lambda v: [1.03e-4, *v[1:]])),
-    (Flag.SATURATED, "no range, no sweep", with_header(with_column(SERIES, "I (A)", clipped(1e-6)), Irange="0 A")),
+    (Flag.SATURATED, "light without noise", with_header(PHOTO, Irange="0 A")),
     (Flag.SATURATED, "seven rows", with_column(NO_RANGE, "I (A)", lambda v: [*v[:9], *[9e-7] * 7, *v[16:]])),
     (Flag.SATURATED, "a device that does not answer", STIFF),
     (Flag.SATURATED, "ohmic, fine steps", with_header(ivg(2, step=0.01), Irange="0 A")),
     (Flag.CONSTANT_CURRENT, "nine rows", with_column(SWEEP, "I (A)", lambda v: [1e-12] * len(v)).first(9)),
-    (Flag.CONSTANT_CURRENT, "one row differs", with_column(SWEEP, "I (A)", lambda v: [v[0], *v[1:2] * (len(v) - 1)])),
+    (
+        Flag.CONSTANT_CURRENT,
+        "one row differs",
+        with_column(SWEEP, "I (A)", lambda v: [*v[:1] * 40, v[1], *v[:1] * (len(v) - 41)]),
+    ),
     (Flag.NAN_READINGS, "a sensor that is off", SWEEP),
     (Flag.NO_LIGHT, "no laser asked for", with_header(DARK, **{"Laser voltage": "0 V"})),
     (Flag.NO_LIGHT, "the program's switch was off", with_header(DARK, **{"Laser toggle": "False"})),
