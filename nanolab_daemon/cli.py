@@ -21,6 +21,7 @@ from nanolab_daemon.cli_base import (
     examples,
     json_option,
     registry,
+    say_json,
     settings_options,
 )
 from nanolab_daemon.errors import ConfigError, UsageError
@@ -252,13 +253,17 @@ def check(given: Given, procedures: bool, as_json: bool) -> int:
     One line each, with the remedy. Exits with 1 if something does not work, and with 78 if the settings
     themselves are wrong.
     """
-    from nanolab_daemon import cli_render
+    from nanolab_daemon import cli_procedures, cli_render
     from nanolab_daemon.check import Status, check, worst
     from nanolab_daemon.layout import path_mistakes
 
     config = given.load()
     if procedures:
-        cli_render.procedures(registry(config), as_json=as_json)
+        known = registry(config)
+        if as_json:
+            say_json(cli_procedures.data(known))
+        else:
+            click.echo("\n".join(cli_procedures.lines(known)))
         return 0
     findings = check(config)
     cli_render.findings(findings, as_json=as_json)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from nanolab_daemon.check import Finding
     from nanolab_daemon.plan import Plan
-    from nanolab_daemon.procedures import Registry
     from nanolab_daemon.report import FileLine, RejectGroup, Status
     from nanolab_daemon.verify import Verified
     from nanolab_daemon.why import Run, Why
@@ -39,16 +38,6 @@ def findings(found: list[Finding], *, as_json: bool) -> None:
     for one in found:
         remedy = f"  -> {one.remedy}" if one.remedy else ""
         click.echo(f"{one.status.upper():<5} {one.name:<{width}}  {one.detail}{remedy}")
-
-
-def procedures(registry: Registry, *, as_json: bool) -> None:
-    """Print the registry of procedures."""
-    if as_json:
-        say_json([asdict(one) for one in registry])
-        return
-    head = ("procedure", "swept column", "segments", "columns")
-    rows = [(p.name, p.swept or "-", p.segments or "-", ", ".join(p.columns)) for p in registry]
-    table([head, *rows])
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -231,7 +231,7 @@ class TestCheck:
 
     def test_procedures(self, lab: Lab, told: Told) -> None:
         out = told("check", "--procedures")[1]
-        assert re.search(r"^IVg +Vg \(V\) +yes", out, re.MULTILINE)
+        assert re.search(r"^IVg +sweep +Vg \(V\) ", out, re.MULTILINE)
         assert {one["name"] for one in json.loads(told("check", "--procedures", "--json")[1])} >= {"IV", "IVg", "It"}
 
 
