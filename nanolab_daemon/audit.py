@@ -36,8 +36,8 @@ def plan_batch(settings: WorkSettings) -> Callable[[Sequence[StageJob | CutQuest
             except (OSError, pa.ArrowInvalid):
                 return Planned(None, None)  # lost or damaged: a pass makes it again from its raw file
         outcome, encoded = stage_file(replace(job, dry=False), settings, lab)  # encodes in memory, writes nothing
-        swept = isinstance(outcome, Staged) and outcome.facts.swept
-        return Planned(outcome, _segments(encoded, settings) if swept and encoded is not None else None)
+        is_cut = isinstance(outcome, Staged) and outcome.facts.is_cut
+        return Planned(outcome, _segments(encoded, settings) if is_cut and encoded is not None else None)
 
     def handle(jobs: Sequence[StageJob | CutQuestion], began: Began) -> list[Planned]:
         answers = []

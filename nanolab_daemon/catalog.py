@@ -533,7 +533,6 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
             completeness=Completeness(
                 None if complete is None else bool(complete), expected_rows, expected_end_s, rule
             ),
-            swept=segmentation != "none",
             chip_group=chip_group,
             chip_number=chip_number,
             sample=sample,

@@ -178,7 +178,7 @@ class Demo:
                 complete = run.facts.completeness.complete
                 of = run.facts.completeness.expected_rows
                 rows = f"{run.facts.rows}/{of}" if of else f"{run.facts.rows}"
-                cells = [rows, "yes" if complete else "NO", str(len(run.segment_files)) if run.facts.swept else "-"]
+                cells = [rows, "yes" if complete else "NO", str(len(run.segment_files)) if run.facts.is_cut else "-"]
             self._say(line.format(Path(file).name, state, *cells))
             found = (state, complete, len(run.segment_files) if run else 0)
             if found != (wanted.state, wanted.complete, wanted.segments):

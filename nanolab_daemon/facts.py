@@ -93,7 +93,6 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
         date_origin=origin,
         rows=rows.count,
         completeness=end,
-        swept=kind is not None,
         segment_kind=kind,
         chip_group=group,
         chip_number=number,

@@ -140,7 +140,7 @@ class RunFacts:
     date_origin: DateOrigin
     rows: int
     completeness: Completeness
-    swept: bool  # has a second stage
+    segment_kind: SegmentKind | None  # of its second stage; None: it has none
     chip_group: str | None
     chip_number: int | None
     sample: str | None
@@ -150,8 +150,12 @@ class RunFacts:
     laser_voltage_V: float | None  # noqa: N815 -- V is volt
     parameters: Mapping[str, float] = field(default_factory=dict)  # manifest columns such as vg_start_V
     bad_rows_skipped: int = 0
-    segment_kind: SegmentKind | None = None  # of its second stage
     flags: tuple[str, ...] | None = ()  # of `quality`, but for the one that the file's name decides; None: not known
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the run has a second stage."""
+        return self.segment_kind is not None
 
 
 @dataclass(frozen=True, slots=True)

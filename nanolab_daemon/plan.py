@@ -331,7 +331,7 @@ class _Planner:
             segments = self._segments.get(fate.path) if self._segment else None
             if fate.published_anew:
                 totals["runs"] += 1
-                if facts.swept and self._segment:
+                if facts.is_cut and self._segment:
                     totals["runs_cut"] += 1
                     totals["segments"] += segments or 0
             why = f"{fate.why}; {facts.proc} of {facts.date}, {facts.rows} rows{_complete_words(fate.outcome)}"

@@ -95,7 +95,7 @@ class Registrar:
             outcome.sha256,
             FileState.STAGED,
             before,
-            reason=_published_words(facts.swept),
+            reason=_published_words(facts.is_cut),
             proc=facts.proc,
             run_id=facts.run_id,
             rows=facts.rows,
@@ -119,7 +119,7 @@ class Registrar:
             or published.facts.flags is None
         ):
             self._publish(outcome, record, published)
-            if facts.swept:
+            if facts.is_cut:
                 actions.append(CutRun(facts.run_id))
         elif outcome.bundle is not None:
             publish.discard(Path(outcome.bundle))
@@ -170,7 +170,7 @@ class Registrar:
             self._unsynced.add(self.stage_root)
         if before is not None and before.folder != outcome.target:
             self._withdraw_all(before)
-        elif before is not None and before.facts.swept and not facts.swept:
+        elif before is not None and before.facts.is_cut and not facts.is_cut:
             self._withdraw_segments(before)
         self.catalog.put_run(
             RunRecord(
@@ -182,9 +182,9 @@ class Registrar:
                 version=__version__,
                 stage_file=outcome.output,
                 staged_at=self._now(),
-                segmentation="pending" if facts.swept else "none",
+                segmentation="pending" if facts.is_cut else "none",
                 segment_files=before.segment_files
-                if before and before.folder == outcome.target and facts.swept
+                if before and before.folder == outcome.target and facts.is_cut
                 else (),
             )
         )
@@ -253,7 +253,7 @@ class Registrar:
         if run is None or run.source_sha256 != outcome.source_sha256 or run.segments_folder != job.target:
             if outcome.bundle is not None:  # the run was published anew meanwhile
                 publish.discard(Path(outcome.bundle))
-            elif outcome.outputs and (run is None or run.segments_folder != job.target or not run.facts.swept):
+            elif outcome.outputs and (run is None or run.segments_folder != job.target or not run.facts.is_cut):
                 publish.withdraw(target, self._temp(self.output_root))
                 self._unsynced.add(self.output_root)
             return [CutRun(job.run_id)] if run is not None and run.segmentation == "pending" else []
@@ -364,7 +364,7 @@ class Registrar:
                 state = FileState.STAGED
                 words = record.reason if record.state is state else "Its run is published, but not its segments."
             else:
-                state, words = FileState.STAGED, _published_words(run.facts.swept)
+                state, words = FileState.STAGED, _published_words(run.facts.is_cut)
         elif record.sha256 == best.sha256:
             state, words = FileState.DUPLICATE, _COPY_WORDS
         else:
@@ -485,8 +485,8 @@ def _is_as_recorded(root: Path, files: Iterable[OutputFile]) -> bool:
 _COPY_WORDS = "It holds the same bytes as another file, whose run is published."
 
 
-def _published_words(swept: bool) -> str:
-    return "Its run is published; its segments are to be made." if swept else "Its run is published."
+def _published_words(is_cut: bool) -> str:
+    return "Its run is published; its segments are to be made." if is_cut else "Its run is published."
 
 
 def _segmented_words(segments: int, outside: int) -> str:

@@ -118,7 +118,7 @@ def test_cut_rightly(variant: Variant, raw: Path, folders: Folders) -> None:
     """A run that has segments is cut as the plain reading of the rule cuts its rows; others are not."""
     staged = folders.staged(variant.path, (raw / variant.path).read_bytes())
     along = variant.cut_along
-    assert staged.facts.swept is (along is not None)
+    assert staged.facts.is_cut is (along is not None)
     if along is None:
         return
     rows = list(variant.rows) * variant.runs

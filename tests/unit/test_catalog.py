@@ -81,7 +81,6 @@ def run_records(draw: st.DrawFn) -> RunRecord:
             draw(st.none() | REALS),
             draw(TEXT),
         ),
-        swept=segmentation != "none",
         chip_group=draw(MAYBE_TEXT),
         chip_number=draw(st.none() | st.integers(-(2**53), 2**53)),
         sample=draw(MAYBE_TEXT),

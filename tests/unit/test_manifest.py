@@ -33,7 +33,7 @@ class Lab:
     def add(self, path: str, contents: bytes) -> None:
         staged = self.folders.staged(path, contents)
         self.registrar.staged(StageJob(path.encode()), staged)
-        if staged.facts.swept:
+        if staged.facts.is_cut:
             job = self.registrar.segment_job(staged.facts.run_id, live=False)
             assert isinstance(job, SegmentJob)
             self.registrar.segmented(job, self.folders.cut(staged))

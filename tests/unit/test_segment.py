@@ -146,7 +146,7 @@ def test_file_without_the_level_has_no_second_stage(lab: Folders) -> None:
     made = series("It", (0.0, 9))
     made = replace(made, columns=made.columns[:2], rows=[",".join(row.split(",")[:2]) for row in made.rows])
     facts = lab.staged("a.csv", made.data()).facts
-    assert (facts.swept, facts.segment_kind) == (False, None)
+    assert facts.segment_kind is None
 
 
 def test_user_says_how_a_procedure_is_cut(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_user_says_how_a_procedure_is_cut(tmp_path: Path) -> None:
     done = lab.cut(lab.staged("a.csv", Measurement("Hall", {}, ["t (s)", "B (T)"], rows).data()))
     assert [file.rows for file in done.outputs] == [6, 5]
     facts = lab.staged("b.csv", it(1).data()).facts
-    assert (facts.swept, facts.segment_kind) == (False, None)
+    assert facts.segment_kind is None
 
 
 def test_plain_iv_gives_the_four_segments(lab: Folders) -> None:

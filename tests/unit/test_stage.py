@@ -152,7 +152,7 @@ def test_unknown_procedure_is_staged_as_it_is(lab: Folders) -> None:
     strange = Measurement("Strange", {"Laser voltage": "1 V"}, ("z", "a"), ["1,2", "3,4"])
     staged = lab.staged("a.csv", strange.data())
     assert read(lab, staged).columns == ["z", "a", *CONSTANT]
-    assert not staged.facts.swept
+    assert not staged.facts.is_cut
     assert "Strange" in staged.remarks[0]
 
 
