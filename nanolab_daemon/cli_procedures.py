@@ -27,7 +27,7 @@ def data(registry: Registry) -> list[dict[str, Any]]:
 
 def lines(registry: Registry) -> Iterator[str]:
     """Give the overview, one line a procedure where it fits in `WIDTH` columns, and then each procedure whole."""
-    rows = [_HEAD, *((one.name, one.segments or "-", _along(one), end(one)) for one in registry)]
+    rows = [_HEAD, *((one.name, one.segments or "-", along(one), end(one)) for one in registry)]
     widths = [max(len(row[at]) for row in rows) for at in range(3)]
     for *cells, last in rows:
         head = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)) + "  "
@@ -52,7 +52,8 @@ def end(procedure: Procedure) -> str:
     return "unknown: the header does not tell"
 
 
-def _along(procedure: Procedure) -> str:
+def along(procedure: Procedure) -> str:
+    """Give the column along which a run goes, or a dash."""
     return procedure.segment_column or procedure.swept or "-"
 
 
@@ -70,7 +71,7 @@ def _parts(procedure: Procedure) -> Iterator[tuple[str, str]]:
         ("set points", _set_points(procedure)),
         ("phases", " | ".join(_sum((span,)) for span in procedure.phases)),
         ("complete when", end(procedure)),
-        ("segments", f"{procedure.segments}, along {_along(procedure)}" if procedure.segments else "none"),
+        ("segments", f"{procedure.segments}, along {along(procedure)}" if procedure.segments else "none"),
         ("silences", _silences(procedure)),
         ("manifest", ", ".join(f"{column} = {name}" for column, name in procedure.manifest.items())),
     )

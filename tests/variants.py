@@ -146,9 +146,9 @@ class Variant:
         return (*present, *(name for name in self.columns if self.aliases.get(name, name) not in present))
 
 
-def bench(rows: int, n: float = 1.0) -> list[float]:
+def bench(rows: int) -> list[float]:
     """Give readings that no two rows share, with all the digits that a float has."""
-    return [n * (1e-6 * (at + 1) / 3 + 1e-9 * math.sin(at)) for at in range(rows)]
+    return [1e-8 * (at + 1) / 3 + 1e-11 * math.sin(at) for at in range(rows)]
 
 
 def with_sensor(rows: Sequence[Row], sensor: str) -> list[Row]:

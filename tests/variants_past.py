@@ -206,10 +206,8 @@ def years() -> Iterator[Variant]:
         "vvg-2025-10", "2025-10", "VVg", formulas.zero_start_end_zero(-1.0, 1.0, 0.1), VVG_VALUES, start=1760370548.4
     )
     period = without(TT_VALUES, laser_T=30.0, procedure_version="1.4.0", **CHIP)
-    chip = ("Chip group name", "Chip number", "Sample")
     celsius = ("Time (s)", "Temperature (°C)")
     heat = {"Temperature (°C)": "Plate T (degC)"}
-    told = tuple(f"parameter '{name}'" for name in chip)
     for encoding in ("utf-8", "cp1252"):
         yield tt(
             f"tt-2024-09-{encoding}",
@@ -219,7 +217,6 @@ def years() -> Iterator[Variant]:
             encoding=encoding,
             start=1727200000.5,
             aliases=heat,
-            remarks=told,
         )
     three = ("Time (s)", "Plate Temperature (degC)", "Ambient Temperature (degC)", "Clock")
     yield tt(
@@ -228,7 +225,6 @@ def years() -> Iterator[Variant]:
         period,
         three,
         start=1729000000.5,
-        remarks=told,
         aliases=dict(zip(three[1:], SENSOR, strict=True)),
     )
     yield tt(
