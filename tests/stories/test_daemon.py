@@ -22,6 +22,7 @@ import pytest
 from lab import QUICK, Lab, assert_converged, until
 
 from nanolab_daemon.config import Watch, WatchMode
+from nanolab_daemon.why import why
 
 WATCHES = {
     "events": Watch(settle_s=0.3, quiet_s=30.0, poll_s=0.1, rescan_s=2.0),
@@ -30,7 +31,7 @@ WATCHES = {
 
 PLAN = [
     {"procedure": "IVg"},
-    {"procedure": "IV", "parameters": {"burn_in": 1.0, "laser_v": 1.5}},
+    {"procedure": "IV", "parameters": {"burn_in": 1.0, "laser_v": 1.5, "step_time": 0.04}},
     {"procedure": "IVg", "abort_after_rows": 20},
     {"procedure": "IV"},
     {"procedure": "IV", "queued": True},
@@ -76,6 +77,72 @@ class Reader:
             self.torn.append(f"{path}: {error}")
 
 
+class Witness:
+    """Asks `why` of every file, over and over, and looks into it at the same time.
+
+    What `why` says must be what the file was within the last `lag_s`: the daemon hears of things a moment later.
+    """
+
+    def __init__(self, lab: Lab, folder: Path, lag_s: float) -> None:
+        self.lab, self.folder, self.lag_s = lab, folder, lag_s
+        self.wrong: list[str] = []
+        self.said: dict[str, list[str]] = {}
+        self._true: dict[str, list[tuple[float, str]]] = {}  # file → (since when, what it is)
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._loop, name="witness")
+
+    def __enter__(self) -> Witness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        if self._failure is not None:
+            raise self._failure
+
+    def _loop(self) -> None:
+        try:
+            while not self._stop.wait(0.02):
+                for path in sorted(self.folder.glob("*/*.csv")):
+                    self._look(path)
+                    self._ask(path)
+        except BaseException as error:  # noqa: BLE001 -- told in the test's own thread
+            self._failure = error
+
+    def _look(self, path: Path) -> None:
+        head, _, rows = path.read_bytes().partition(b"#Data:")
+        count = max(0, rows.replace(b"\r\n", b"\n").count(b"\n") - 2)
+        whole = 44 if path.name.startswith("IV2") else 61
+        now = (
+            "whole" if count >= whole else "measuring" if count else "started" if b"Start time" in head else "queued"
+        )
+        story = self._true.setdefault(path.name, [])
+        if not story or story[-1][1] != now:
+            story.append((time.monotonic(), now))
+
+    def _ask(self, path: Path) -> None:
+        began = time.monotonic()
+        answer = why(self.lab.config, os.path.relpath(path, self.folder))
+        story = self._true[path.name]
+        self._look(path)
+        since = [since for since, _ in story[1:]] + [time.monotonic()]
+        recent = {now for until, (_, now) in zip(since, story, strict=True) if until >= began - self.lag_s}
+        allowed: set[str | None] = {name for name in recent if name != "whole"}
+        if "whole" in recent or answer.run is not None:  # also an aborted one is published, once it is closed
+            allowed |= {"staged", "segmented"}
+        if story[0][0] >= began - self.lag_s:
+            allowed.add(None)
+        assert answer.reason
+        assert answer.next
+        states = self.said.setdefault(path.name, [])
+        if answer.state is not None and (not states or states[-1] != answer.state):
+            states.append(answer.state)
+        if answer.state not in allowed:
+            self.wrong.append(f"{path.name} at {began:.2f}: why says {answer.state}, it was {story}")
+
+
 @contextlib.contextmanager
 def share(source: Path, target: Path) -> Iterator[None]:
     """Mount a folder by a program in user space, which tells this side nothing of what is written on the other."""
@@ -104,6 +171,7 @@ def test_pymeasure(tmp_path: Path, mode: str) -> None:
             lab.config = replace(lab.config, watch=replace(WATCHES["scan"], mode=WatchMode.AUTO))
         stack.enter_context(lab.process())
         reader = stack.enter_context(Reader(lab.stage, lab.output))
+        witness = stack.enter_context(Witness(lab, folder, 4.0))  # 2 s are promised; this is no benchmark
         script = Path(__file__).parent.parent / "pymeasure_lab.py"
         command = [sys.executable, script, folder / "2026-11-24", json.dumps(PLAN)]
         command += ["--crlf"] if mode == "crlf" else []
@@ -135,6 +203,11 @@ def test_pymeasure(tmp_path: Path, mode: str) -> None:
         assert_converged(lab)
     assert reader.reads
     assert not reader.torn
+    assert not witness.wrong, "\n".join(witness.wrong[:20])
+    assert witness.said["IV2026-11-24_2.csv"][:3] == ["queued", "started", "measuring"]
+    assert witness.said["IV2026-11-24_2.csv"][-1] == "segmented"
+    assert witness.said["IVg2026-11-24_3.csv"][-1] == "segmented"
+    assert witness.said["IV2026-11-24_5.csv"] == ["queued"]
     # The promise is 2 s; a busy machine gets more here, since a test is no benchmark.
     assert max(delays_s) < 8.0, delays_s
     print("seconds from PyMeasure's end to the last segment:", [round(d, 2) for d in delays_s])
