@@ -194,6 +194,13 @@ class Engine:
         for root in (self.config.paths.stage, self.config.paths.output):
             publish.remove_temp_folder(root, self.catalog.ledger_id)
 
+    def reconfigure(self, config: Config) -> None:
+        """Take over changed settings; the workers do with their next batch. Folders and pools stay what they are."""
+        self.config = config
+        settings = work_settings(config, self.catalog.ledger_id)
+        for lane in (self.staging, self.cutting):
+            lane.pool.reconfigure(settings)
+
     def adopt_places(self, places: Iterable[Place]) -> None:
         """Take the raw folder and the mounts below it as they are now for the true ones."""
         every = list(places)

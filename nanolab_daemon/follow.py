@@ -70,18 +70,21 @@ class Follower:
 
     def __init__(self, config: Config, engine: Engine, registry: Registry) -> None:
         self.engine = engine
-        self.registry = registry
         self.places: Mapping[bytes, Place] = {}
         self._root = os.fsencode(config.paths.raw)
         self._log = logger(__name__)
         self._entries: dict[bytes, _Entry] = {}
         self._line: list[tuple[float, int, bytes]] = []  # (when to look, serial number, path)
         self._serial = itertools.count()
-        self.configure(config)
+        self.configure(config, registry)
 
-    def configure(self, config: Config) -> None:
+    def configure(self, config: Config, registry: Registry) -> None:
         """Take over changed settings."""
         self.config = config
+        self.registry = registry
+        for entry in self._entries.values():
+            entry.probe = None  # it knows the old registry
+            entry.track = replace(entry.track, glance=None) if entry.track.glance else entry.track
         watch = config.watch
         self._patience = Patience(watch.settle_s, watch.quiet_s, watch.poll_s, watch.rescan_s)
         self._test = name_test(watch.include, watch.exclude)

@@ -154,6 +154,7 @@ class _Worker:
     channel: socket.socket
     progress: child.Progress
     started_at: float
+    edition: int  # of the settings that it was sent
     state: _State = _State.STARTING
     batch: _Batch | None = None
     inbox: bytearray = field(default_factory=bytearray)
@@ -208,7 +209,8 @@ class Pool(Generic[Item, Result]):
         self.name = name
         self.size = workers
         self._entry = entry
-        self._settings = pickle.dumps(settings, child.PICKLE_PROTOCOL)
+        self._settings = child.SETTINGS + pickle.dumps(settings, child.PICKLE_PROTOCOL)
+        self._edition = 0  # of the settings
         self._timeout_s = task_timeout_s
         self._memory_mb = task_memory_mb
         self._context = multiprocessing.get_context("spawn")
@@ -286,9 +288,14 @@ class Pool(Generic[Item, Result]):
     def submit(self, batch_id: int, items: Sequence[Item]) -> None:
         """Give a batch to an idle worker. Call only while `idle` is above 0."""
         self._check_thread()
-        payload = pickle.dumps(items, child.PICKLE_PROTOCOL)
+        payload = child.BATCH + pickle.dumps(items, child.PICKLE_PROTOCOL)
         if self._closing or not self._dispatch(_Batch(batch_id, len(items), payload)):
             raise RuntimeError(f"no idle worker in the {self.name} pool")
+
+    def reconfigure(self, settings: object) -> None:
+        """Let every batch from now on be done with other settings; those under way end with the old ones."""
+        self._settings = child.SETTINGS + pickle.dumps(settings, child.PICKLE_PROTOCOL)
+        self._edition += 1
 
     def cancel(self, batch_id: int) -> None:
         """End a batch by ending its worker; `poll` will tell that it died, or else what became of it before."""
@@ -406,7 +413,7 @@ class Pool(Generic[Item, Result]):
         finally:
             theirs.close()  # else the end of the worker would not end the pipe
         ours.setblocking(False)
-        worker = _Worker(slot, self._wave, process.pid or 0, process, ours, progress, now)
+        worker = _Worker(slot, self._wave, process.pid or 0, process, ours, progress, now, self._edition)
         self._workers[slot] = worker
         self._selector.register(ours, selectors.EVENT_READ, worker)
         self._started += 1
@@ -434,6 +441,9 @@ class Pool(Generic[Item, Result]):
                 worker.batch = batch
                 worker.progress.mark(child.NOT_TAKEN)
                 worker.busy_since = worker.progress.read()[1]
+                if worker.edition != self._edition:
+                    worker.edition = self._edition
+                    self._send(worker, self._settings)
                 self._send(worker, batch.payload)
                 return True
         return False

@@ -48,7 +48,7 @@ LONGEST_WAIT_S = 1.0
 USUAL = Rules(abandoned_after_s=math.inf, steady=True)
 """A header without rows waits without limit while the daemon runs."""
 
-RELOADABLE = ("watch.", "log.", "manifest.", "limits.min_free")
+RELOADABLE = ("watch.", "log.", "manifest.", "limits.", "lab.", "segments.", "procedures")
 
 
 def run(config: Config, *, reload: Callable[[], Config]) -> int:
@@ -222,6 +222,7 @@ class Daemon:
         """Read the configuration anew. What can't change while the daemon runs keeps the old one whole."""
         try:
             new = self._reload()
+            registry = Registry.builtin().with_overrides(new.procedures)
         except NanolabError as error:
             self._log.error("the configuration is wrong and was not taken over", **{REASON: str(error)})
             return
@@ -237,8 +238,9 @@ class Daemon:
                 **{SIGNAL: "SIGHUP"},
             )
             return
-        self.config = self._engine.config = new
-        self._follower.configure(new)
+        self.config = new
+        self._engine.reconfigure(new)
+        self._follower.configure(new, registry)
         configure(new.log.level, new.log.format)
         self._lookout.config = new
         self._scans.soon(0.0)

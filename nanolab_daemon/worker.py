@@ -27,6 +27,10 @@ Began: TypeAlias = Callable[[int], None]
 Handler: TypeAlias = Callable[[Sequence[Any], Began], Sequence[Any]]
 Factory: TypeAlias = Callable[[Any], Handler]
 
+# What a worker is told: a kind, then a pickle.
+SETTINGS = b"S"  # the first message, and again when they change
+BATCH = b"B"
+
 # What a worker answers: (kind, value), pickled.
 READY = "ready"  # value None: the entry is loaded
 NO_START = "no_start"  # value text: it can't be loaded
@@ -131,18 +135,25 @@ def main(channel: socket.socket, progress: Progress, job: Job) -> None:
 
 def _serve(channel: socket.socket, progress: Progress, job: Job) -> None:
     try:
-        settings = _receive(channel)
-        if settings is None:
+        message = _receive(channel)
+        if message is None:
             return
-        handler = _load(job.entry, settings)
+        handler = _load(job.entry, message[1:])
         _limit_memory(job.memory_mb)
     except BaseException:  # noqa: BLE001 -- the worker's edge: the parent reports it
         _send(channel, NO_START, traceback.format_exc())
         return
     _send(channel, READY, None)
-    while (batch := _receive(channel)) is not None:
+    while (message := _receive(channel)) is not None:
+        if message[:1] == SETTINGS:
+            try:
+                handler = _load(job.entry, message[1:])
+            except BaseException:  # noqa: BLE001 -- the worker's edge: the parent reports it
+                _send(channel, RAISED, traceback.format_exc())
+                return
+            continue
         progress.mark(TAKEN)
-        if not _answer(channel, handler, batch, progress):
+        if not _answer(channel, handler, message[1:], progress):
             return  # the parent replaces it: nobody knows what state the handler is in
 
 

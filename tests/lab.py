@@ -43,7 +43,8 @@ class InlinePool:
     def __init__(self, name: str, entry: str, *, workers: int, settings: object, **_: object) -> None:
         module, _, factory = entry.partition(":")
         self.name, self.size = name, workers
-        self._handler = getattr(import_module(module), factory)(settings)
+        self._factory = getattr(import_module(module), factory)
+        self._handler = self._factory(settings)
         self._done: list[Any] = []
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
 
@@ -53,6 +54,9 @@ class InlinePool:
     idle = property(lambda self: 0 if self._done else 1)
     ready = 1
     counts = Counts()
+
+    def reconfigure(self, settings: object) -> None:
+        self._handler = self._factory(settings)
 
     def cancel(self, batch_id: int) -> None:
         pass  # it is done already

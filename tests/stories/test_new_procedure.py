@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import instrument
-import pytest
 from lab import Lab, toml, until
 
 KNOWLEDGE = """
@@ -64,8 +63,6 @@ def test_retry_makes_the_whole_of_it(tmp_path: Path) -> None:
     command(lab, "verify")
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="SIGHUP does not take over [procedures] yet: it asks for a restart")
 def test_a_running_daemon_learns_it_at_sighup(tmp_path: Path) -> None:
     """The daemon takes over a new procedure without a restart; files that come then and retried ones are cut."""
     lab = Lab(tmp_path)

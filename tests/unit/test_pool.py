@@ -405,6 +405,21 @@ def test_the_parent_imports_nothing_heavy() -> None:
 # ---- close
 
 
+def test_settings_change_between_batches() -> None:
+    """Workers that live take over new settings with their next batch, those that start later have them; none dies."""
+    with make(settings="old", workers=2) as pool:
+        drive(pool, until=lambda _: pool.ready == 2)
+        assert result(pool, "settings") == "old"
+        pool.reconfigure("new")
+        for _ in range(4):
+            assert result(pool, "settings") == "new"
+        pool.reconfigure("newest")
+        os.kill(pids(pool)[0], signal.SIGKILL)
+        drive(pool, until=lambda _: pool.counts.replaced == 1 and pool.ready == 2)
+        for _ in range(4):
+            assert result(pool, "settings") == "newest"
+
+
 def test_a_cancelled_batch_ends_with_its_worker(pool: Pool[Any, Any], tmp_path: Path) -> None:
     """The worker that hangs over a cancelled batch is replaced, nobody is named guilty, and the other works on."""
     pool.submit(1, [("sleep", 60)])
