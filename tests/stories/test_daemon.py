@@ -77,6 +77,9 @@ class Reader:
             self.torn.append(f"{path}: {error}")
 
 
+LIFE = ["queued", "started", "measuring", "whole"]
+
+
 class Witness:
     """Asks `why` of every file, over and over, and looks into it at the same time.
 
@@ -128,8 +131,9 @@ class Witness:
         story = self._true[path.name]
         self._look(path)
         since = [since for since, _ in story[1:]] + [time.monotonic()]
-        recent = {now for until, (_, now) in zip(since, story, strict=True) if until >= began - self.lag_s}
-        allowed: set[str | None] = {name for name in recent if name != "whole"}
+        recent = [now for until, (_, now) in zip(since, story, strict=True) if until >= began - self.lag_s]
+        between = LIFE[LIFE.index(recent[0]) : LIFE.index(recent[-1]) + 1]  # also what went by between two looks
+        allowed: set[str | None] = {name for name in between if name != "whole"}
         if "whole" in recent or answer.run is not None:  # also an aborted one is published, once it is closed
             allowed |= {"staged", "segmented"}
         if story[0][0] >= began - self.lag_s:
