@@ -10,7 +10,7 @@ import sys
 import nanolab_daemon
 
 HEAVY = ("polars", "pyarrow", "numpy", "pandas")
-WORKERS_SIDE = {"audit", "facts", "manifest", "parquet", "rows", "segment", "stage", "sweeps"}
+WORKERS_SIDE = {"audit", "facts", "manifest", "parquet", "phases", "rows", "segment", "stage", "sweeps"}
 
 _IMPORT_ALL = """
 import importlib, json, sys
