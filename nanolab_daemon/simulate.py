@@ -220,7 +220,7 @@ def iv(end_v: float, step_v: float, *, seed: int, course: Course, gate_v: float 
         for volt in _ramp(PathKind.TWO_STEPS, -end_v, end_v, step_v)
     )
     parameters = _parameters(
-        {"Irange": "0.0001 A", "NPLC": "1", "Burn-in time": "600 s"},
+        {"Irange": "0.001 A", "NPLC": "1", "Burn-in time": "600 s"},
         {"Laser voltage": "0 V", "Laser wavelength": "0", "Procedure version": "2.0.1", "Sample": "A"},
         {"Step time": "0 s", "VG": f"{gate_v:g} V"},
         {"VSD end": f"{end_v:g} V", "VSD start": f"{-end_v:g} V", "VSD step": f"{step_v:g} V"},

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from instrument import Measurement, it, iv, ivg
 from realdata import REAL_DATA, real_files
 
-from nanolab_daemon import quality
+from nanolab_daemon import quality, simulate
 from nanolab_daemon.facts import Judged, Lab, judge
 from nanolab_daemon.header import parse_header
 from nanolab_daemon.procedures import Registry
@@ -367,3 +367,19 @@ def test_instrument_files_of_tests_are_sound(tmp_path: Path) -> None:
     made = instrument.lab(tmp_path, 12)
     found = {name: flags(one) for name, one in made.items() if one.start_time is not None and one.rows}
     assert {flag for one in found.values() for flag in one} <= {"incomplete"}
+
+
+@pytest.mark.parametrize(
+    "simulated",
+    [
+        simulate.iv(1.0, 0.01, seed=1, course=simulate.Course()),
+        simulate.ivg(5.0, 0.05, seed=1, course=simulate.Course()),
+        simulate.it(2.0, 1.25, seed=1, course=simulate.Course()),
+    ],
+    ids=lambda one: one.procedure,
+)
+def test_the_simulated_instrument_is_sound(simulated: simulate.Measurement) -> None:
+    """The instrument of the demo measures nothing that a real one could not."""
+    rows = [",".join(map(repr, row)) for row in simulated.rows]
+    made = Measurement(simulated.procedure, simulated.parameters, simulated.columns, rows)
+    assert flags(made) == set()
