@@ -74,7 +74,7 @@ def _outcome(folders: Folders, variant: Variant) -> tuple[str, ...]:
         return variant.name, variant.when, columns or "none", "0", "", staged.reason, "", "", "", ""
     assert isinstance(staged, Staged), staged
     facts, judged = staged.facts, staged.facts.completeness
-    cut = folders.cut(staged) if facts.swept else None
+    cut = folders.cut(staged) if facts.segment_kind else None
     return (
         variant.name,
         variant.when,
