@@ -37,7 +37,7 @@ class IV(Procedure):  # type: ignore[misc]
     """The parameters of the lab's IV under its program's attribute names, which give their order in the header."""
 
     DATA_COLUMNS = ("Vsd (V)", "I (A)", "Plate T (degC)", "Ambient T (degC)", "Clock (ms)")
-    Irange = FloatParameter("Irange", units="A", default=1e-4)
+    Irange = FloatParameter("Irange", units="A", default=1e-3)
     NPLC = FloatParameter("NPLC", default=1)
     burn_in_t = FloatParameter("Burn-in time", units="s", default=600)
     chip_group = Parameter("Chip group name", default="Demo")
