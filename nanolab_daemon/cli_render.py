@@ -28,6 +28,8 @@ PLAN_TOTALS = (
     *("missing", "missing_ignored", "unreadable_folders"),
 )
 
+MOST_MEASURING = 20
+
 
 def findings(found: list[Finding], *, as_json: bool) -> None:
     """Print what `check` found, one line each, the remedy behind it."""
@@ -116,8 +118,11 @@ def _live(live: Mapping[str, Any]) -> None:
     lost = [f"{pool['name']} {pool['replaced']:,}" for pool in live.get("pools", ()) if pool.get("replaced")]
     if lost:
         click.echo(f"Workers: replaced since the start: {', '.join(lost)}")
-    for file, (rows, expected) in live.get("measuring", {}).items():
+    measuring = live.get("measuring", {})
+    for file, (rows, expected) in list(measuring.items())[:MOST_MEASURING]:
         click.echo(f"  measuring  {file}  {rows:,} rows{f' of {expected:,}' if expected else ''}")
+    if len(measuring) > MOST_MEASURING:
+        click.echo(f"  measuring  … and {len(measuring) - MOST_MEASURING:,} more")
 
 
 def _list(title: str, files: tuple[FileLine, ...]) -> None:
