@@ -55,6 +55,7 @@ COMMIT_AFTER_S = 0.1
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LONGEST_WAIT_S = 1.0
 FAULTS_ALLOWED = 4
+MOST_REMARKS = 10_000  # headers full of ever new names must not fill the memory
 
 
 class Source(Protocol):
@@ -426,7 +427,7 @@ class Engine:
 
     def _remark(self, remarks: Iterable[str]) -> None:
         for remark in remarks:
-            if remark not in self._said:
+            if remark not in self._said and len(self._said) < MOST_REMARKS:
                 self._said.add(remark)
                 self._log.warning(remark)
 
