@@ -24,6 +24,7 @@ from nanolab_daemon.cli_base import (
     say_json,
     settings_options,
 )
+from nanolab_daemon.cli_service import service
 from nanolab_daemon.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -53,16 +54,23 @@ def cli() -> None:
 
 @cli.command(epilog=examples("run", "run --config /etc/nanolab-daemon/config.toml"))
 @settings_options
-def run(given: Given) -> int:
+@click.option("--confine", is_flag=True, help="Give up writing anywhere but in the stage, output and state folders.")
+def run(given: Given, confine: bool) -> int:
     """Watch and process files as they are written.
 
     Runs until SIGTERM or SIGINT; SIGHUP reads the settings again.
     """
-    from nanolab_daemon import cli_batch, service
+    import contextlib
+    import faulthandler
 
+    from nanolab_daemon import cli_batch
+    from nanolab_daemon import service as daemon
+
+    with contextlib.suppress(OSError, ValueError):  # standard error is no file
+        faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks of all threads
     config = given.load()
     cli_batch.configure_log(config)
-    return service.run(config, reload=given.load)
+    return daemon.run(config, reload=given.load, confine=confine)
 
 
 def selection_options(command: Command) -> Command:
@@ -283,6 +291,9 @@ def demo(keep: Path | None, speed: float) -> int:
     from nanolab_daemon import demo as lab
 
     return lab.main(keep=keep, speed=speed)
+
+
+cli.add_command(service)
 
 
 def _selection(since: str | None, until: str | None, procedures: tuple[str, ...]) -> Selection:

@@ -15,6 +15,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TextIO
 
+from nanolab_daemon import journal
+from nanolab_daemon.errors import ConfigError
 from nanolab_daemon.sections import LogFormat, LogLevel
 from nanolab_daemon.settings import escaped
 
@@ -176,8 +178,24 @@ def _renderer(format_: LogFormat, stream: TextIO) -> Processor:
             sort_keys=False,
             timestamp_key="ts",
         )
+    if format_ is LogFormat.JOURNAL or (format_ is LogFormat.AUTO and _is_journal(stream)):
+        try:
+            return journal.renderer()
+        except ImportError as error:
+            if format_ is LogFormat.JOURNAL:
+                raise ConfigError(
+                    f'log.format = "journal" needs systemd-python ({error}).',
+                    advice="Install it, or choose another: `nanolab-daemon service install` says how.",
+                ) from error
     ascii_only = not _is_utf8(getattr(stream, "encoding", None))
     return structlog.processors.JSONRenderer(serializer=json.dumps, ensure_ascii=ascii_only)
+
+
+def _is_journal(stream: TextIO) -> bool:
+    try:
+        return journal.is_ours(stream.fileno())
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        return False
 
 
 def _is_utf8(encoding: str | None) -> bool:

@@ -50,6 +50,7 @@ class Registrar:
         self.stage_root = stage_root
         self.output_root = output_root
         self._now = now
+        self.progress: Callable[[], None] = lambda: None  # called now and then by what may take long
         self._unsynced: set[Path] = set()
 
     def commit(self) -> None:
@@ -67,6 +68,7 @@ class Registrar:
         """
         for root in (self.stage_root, self.output_root):
             for target in list(publish.announced(root, self.catalog.ledger_id)):
+                self.progress()
                 run = self.catalog.run(target.rpartition("run_id=")[2])
                 if run is None or target not in (run.folder, run.segments_folder):
                     publish.withdraw(root / target, self._temp(root))

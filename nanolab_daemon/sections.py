@@ -40,9 +40,10 @@ class LogLevel(StrEnum):
 class LogFormat(StrEnum):
     """How records are written."""
 
-    AUTO = "auto"  # console on a terminal, json elsewhere
+    AUTO = "auto"  # console on a terminal, journal under systemd, json elsewhere
     CONSOLE = "console"
     JSON = "json"
+    JOURNAL = "journal"
 
 
 @dataclass(frozen=True, slots=True)

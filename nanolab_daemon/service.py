@@ -30,6 +30,7 @@ from nanolab_daemon.log import PATH, REASON, SIGNAL, configure, logger
 from nanolab_daemon.lookout import CHECK_EVERY_S, Lookout
 from nanolab_daemon.model import Fingerprint
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.notify import Notifier
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.scans import Order, Scans
@@ -51,14 +52,21 @@ USUAL = Rules(abandoned_after_s=math.inf, steady=True)
 RELOADABLE = ("watch.", "log.", "manifest.", "limits.", "lab.", "segments.", "procedures")
 
 
-def run(config: Config, *, reload: Callable[[], Config]) -> int:
-    """Run the daemon until SIGTERM or SIGINT; give the exit code. `reload` reads the configuration anew at SIGHUP."""
+def run(config: Config, *, reload: Callable[[], Config], confine: bool = False) -> int:
+    """Run the daemon until SIGTERM or SIGINT; give the exit code. `reload` reads the configuration anew at SIGHUP.
+
+    `confine`: give up for good the right to write anywhere but in the three folders that are its own.
+    """
     check_paths(config, raw_may_be_missing=True)
     registry = Registry.builtin().with_overrides(config.procedures)
+    notifier = Notifier()
+    notifier.starting(time.monotonic())
     with Lock(config.paths.state, "run"):
+        if confine:
+            _confine(config)
         catalog = Catalog.open(config.paths.state / FILE_NAME)
         try:
-            Daemon(config, catalog, registry, reload).run()
+            Daemon(config, catalog, registry, reload, notifier).run()
         except sqlite3.Error as error:
             raise EngineError(
                 f"The ledger in {config.paths.state} can't be written: {error}.",
@@ -70,11 +78,36 @@ def run(config: Config, *, reload: Callable[[], Config]) -> int:
     return 0
 
 
+def _confine(config: Config) -> None:
+    from nanolab_daemon.confine import write_only_below  # by ctypes, which nobody else needs here
+
+    folders = (config.paths.stage, config.paths.output, config.paths.state)
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        trouble = write_only_below(folders)
+    except OSError as error:
+        raise EngineError(
+            f"{error.filename or 'A folder'} can't be made or opened: {error.strerror}.",
+            advice="Give this user the right to write there.",
+        ) from error
+    if trouble:
+        logger(__name__).warning("not confined", **{REASON: trouble})
+
+
 class Daemon:
     """One raw folder, watched."""
 
-    def __init__(self, config: Config, catalog: Catalog, registry: Registry, reload: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        registry: Registry,
+        reload: Callable[[], Config],
+        notifier: Notifier | None = None,
+    ) -> None:
         self.config = config
+        self._notifier = notifier or Notifier({})
         self._catalog = catalog
         self._reload = reload
         self._log = logger(__name__)
@@ -95,14 +128,20 @@ class Daemon:
         with self._signals():
             try:
                 self._engine.selector.register(self._wakeup, 1)
+                self._engine.registrar.progress = lambda: self._notifier.starting(time.monotonic())
                 self._engine.start()
                 self._engine.source = self._scans
                 self._control.start()
                 self._lookout.check(time.monotonic())
                 raw = str(self.config.paths.raw)
                 self._log.info("running", version=__version__, raw=raw, watch=self._lookout.words)
+                while not self._stop and not self._workers_ready:
+                    self._turn()
+                    self._notifier.starting(time.monotonic())
+                self._notifier.ready()
                 while not self._stop:
                     self._turn()
+                self._notifier.stopping()
                 self._log.info("stopping")
                 self._control.stop()
                 self._scans.stop()
@@ -120,7 +159,9 @@ class Daemon:
         now = time.monotonic()
         if self._hup:
             self._hup = False
+            self._notifier.reloading()
             self._take_configuration()
+            self._notifier.ready()
         if now >= self._check_at:
             self._check_at = now + CHECK_EVERY_S
             self._lookout.check(now)
@@ -132,6 +173,28 @@ class Daemon:
         due = min(self._check_at, self._follower.next_due, self._scans.next_due, now + LONGEST_WAIT_S)
         self._engine.step(max(0.0, due - time.monotonic()))
         self._wakeup.clear()
+        now = time.monotonic()
+        self._notifier.alive(now)
+        self._notifier.status(self._words, now)
+
+    @property
+    def _workers_ready(self) -> bool:
+        """Whether each pool has a worker that has loaded what it needs: a broken installation shows here."""
+        return bool(self._engine.staging.pool.ready and self._engine.cutting.pool.ready)
+
+    def _words(self) -> str:
+        """Tell how things stand, in a line."""
+        if self._lookout.degraded:
+            return f"degraded: {self._lookout.degraded}"
+        engine, tally = self._engine, self._engine.tally
+        if engine.paused is not None:
+            return f"paused: {engine.paused.reason}"
+        to_stage, to_cut = (lane.waiting + lane.busy for lane in (engine.staging, engine.cutting))
+        done = f"{tally.staged_done:,} files and {tally.segments:,} segments done"
+        line = f"{done}; {to_stage:,} and {to_cut:,} in line; {len(self._follower):,} followed"
+        rejected = tally.outcomes["rejected"]
+        frozen = len(self._lookout.frozen_words)
+        return line + (f"; {rejected:,} rejected" if rejected else "") + (f"; {frozen} frozen" if frozen else "")
 
     # -- news -------------------------------------------------------------------------------------------------------
 
@@ -233,7 +296,7 @@ class Daemon:
         fixed = [key for key in changed if not key.startswith(RELOADABLE)]
         if fixed:
             self._log.error(
-                "the configuration was not taken over: some of what has changed needs a restart",
+                "not taken over: the configuration needs a restart",
                 keys=fixed,
                 **{SIGNAL: "SIGHUP"},
             )

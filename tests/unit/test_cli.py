@@ -89,7 +89,7 @@ class TestHelp:
         assert code == 0
         assert f"  nanolab-daemon {name}" in out.partition("Examples:")[2]
 
-    @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo"}))
+    @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo", "service"}))
     def test_of_a_command_that_touches_data_has_the_folders(self, told: Told, name: str) -> None:
         out = told(name, "--help")[1]
         for flag in ("--config", "--raw-root", "--stage-root", "--output-root", "--state-dir", "--workers"):
@@ -183,7 +183,7 @@ class TestConfiguration:
 
     def test_flags_override_the_file(self, lab: Lab, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[Config] = []
-        monkeypatch.setattr(service, "run", lambda config, *, reload: seen.extend([config, reload()]) or 0)
+        monkeypatch.setattr(service, "run", lambda config, *, reload, **_: seen.extend([config, reload()]) or 0)
         code, _, _ = told("run", "--raw-root", "other", "--workers", "3")
         assert code == 0
         for config in seen:
