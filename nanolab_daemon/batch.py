@@ -144,6 +144,6 @@ def _give_up_if_hopeless(engine: Engine) -> None:
     pause = engine.paused
     if pause is not None and time.monotonic() - pause.since > GIVE_UP_AFTER_S:
         raise EngineError(
-            f"Nothing can be written: {pause.reason}.",
-            advice="Make room or mend the rights, then run the command again: it goes on where it stopped.",
+            f"Nothing could be done for {GIVE_UP_AFTER_S:.0f} s: {pause.reason}",
+            advice="Then run the command again: it goes on where it stopped.",
         )

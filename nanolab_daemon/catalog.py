@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -118,6 +119,7 @@ class Catalog:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._changes: list[tuple[str, Any]] = []  # since the last commit, to be made again if it fails
         self._settled: dict[bytes, int] = {}  # folder → the listing of which nothing is left to be done
         self.manifest_stale = False  # runs have changed; whoever has the manifest written resets it
         self.ledger_id: str = connection.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()[0]
@@ -132,6 +134,9 @@ class Catalog:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
                 db.execute("PRAGMA cache_size = -8000")
+                # Nothing is written before a commit, so that a full disk is met there and nowhere else.
+                db.execute("PRAGMA cache_spill = OFF")
+                db.execute("PRAGMA temp_store = MEMORY")
                 migrate(db)
             except BaseException:
                 db.close()  # an open transaction would lock the next one out
@@ -176,23 +181,62 @@ class Catalog:
 
     def close(self) -> None:
         """Commit what is open and close."""
-        self.commit()
-        self._db.close()
+        try:
+            self.commit()
+        finally:
+            self._db.close()
 
     @property
     def uncommitted(self) -> bool:
         """Whether changes wait for a commit."""
-        return self._db.in_transaction
+        return bool(self._changes)
 
     def commit(self) -> None:
-        """Make all changes since the last commit durable, all or none of them."""
-        if self._db.in_transaction:
-            self._db.execute("COMMIT")
+        """Make all changes since the last commit durable, all or none of them.
 
-    def _write(self, statement: str, values: object = ()) -> int:
+        sqlite3.OperationalError if the disk does not take them. They are not lost by that: they stand as before, and
+        wait for the next try.
+        """
+        if not self._changes:
+            return
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError:
+            self._repeat(self._changes)  # SQLite has rolled them back
+            raise
+        self._changes.clear()
+
+    def rollback(self) -> None:
+        """Forget all changes since the last commit."""
+        self._changes.clear()
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Undo what was recorded within, if the disk does not do what it speaks of (OSError)."""
+        before, stale = len(self._changes), self.manifest_stale
+        try:
+            yield
+        except OSError:
+            del self._changes[before:]
+            self.manifest_stale = stale
+            self._repeat(self._changes)
+            raise
+
+    def _repeat(self, changes: list[tuple[str, Any]]) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        if changes:
+            self._db.execute("BEGIN")
+        for statement, values in changes:
+            self._db.execute(statement, values)
+
+    def _write(self, statement: str, values: Any = ()) -> int:
         if not self._db.in_transaction:
             self._db.execute("BEGIN")
-        return self._db.execute(statement, values).rowcount  # type: ignore[arg-type]
+        self._changes.append((statement, values))
+        return self._db.execute(statement, values).rowcount
 
     # -- files ------------------------------------------------------------------------------------------------------
 

@@ -6,23 +6,26 @@ first, and the ledger behind what is safely on the disk.
 
 from __future__ import annotations
 
+import os
 import selectors
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
-from errno import ETIMEDOUT
+from dataclasses import replace
+from errno import ENOSPC, EROFS, ETIMEDOUT
+from pathlib import Path
 from typing import Protocol
 
-from nanolab_daemon import publish
+from nanolab_daemon import publish, rawfile
 from nanolab_daemon.catalog import Catalog
 from nanolab_daemon.config import Config
 from nanolab_daemon.courier import SilentError
-from nanolab_daemon.errors import RejectCause
+from nanolab_daemon.errors import EngineError, RejectCause
 from nanolab_daemon.lane import Answer, Condemned, Event, Lane
 from nanolab_daemon.log import COUNT, PROC, REASON, ROWS, RUN_ID, SEGMENTS, SOURCE_FILE, STATE, WORKER, logger
 from nanolab_daemon.model import Fingerprint, Rejection
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.pauses import Pause, Pauses, remedy
 from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.rawfolder import Identity, RawFolder
@@ -52,7 +55,6 @@ BATCH_BYTES = 2 << 20
 BACKLOG_FILES = 256  # the source is asked for more when fewer wait
 WAITING_RUNS = 512  # the first stage takes no backlog while more wait for the second
 COMMIT_AFTER_S = 0.1
-PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LONGEST_WAIT_S = 1.0
 FAULTS_ALLOWED = 4
 MOST_REMARKS = 10_000  # headers full of ever new names must not fill the memory
@@ -67,16 +69,6 @@ class Source(Protocol):
 
     def take(self, most: int) -> Iterable[StageJob]:
         """Give about so many files that are to be staged, without waiting; none if none are at hand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """The machine is at fault: nothing is started until then (monotonic seconds)."""
-
-    reason: str
-    since: float
-    until: float
-    tries: int
 
 
 class Engine:
@@ -99,7 +91,8 @@ class Engine:
         self.catalog = catalog
         self.source: Source | None = None
         self.tally = Tally()
-        self.paused: Pause | None = None
+        self._pauses = Pauses()
+        self._devices: dict[Path, int] = {}
         self.registrar = Registrar(catalog, config.paths.stage, config.paths.output, time.time)
         self._segment = segment
         self._answered = answered
@@ -144,7 +137,8 @@ class Engine:
         self._manifest_due = 0.0
         self._said: set[str] = set()
         self._killed = False
-        self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of the machine
+        self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of its share
+        self._sick: set[bytes] = set()  # places on which that has happened to a file too often to wait for each
         self.raw = RawFolder(config.paths.raw)
         self._places = {b"": self._identity(b"")}
 
@@ -156,6 +150,7 @@ class Engine:
         self.registrar.recover()
         for root in (paths.stage, paths.output):
             publish.make_temp_folder(root, owner)
+            self._devices[root] = root.stat().st_dev
         for lane in (self.staging, self.cutting):
             lane.pool.start()
             self.selector.register(lane.pool, selectors.EVENT_READ)
@@ -175,7 +170,11 @@ class Engine:
             self._wait(min(LONGEST_WAIT_S, max(0.0, until - time.monotonic())))
             self._collect(time.monotonic())
 
-        self.registrar.commit()
+        try:
+            self.registrar.commit()
+        except OSError as error:
+            words = f"What was done last can't be recorded: {error.filename}: {error.strerror}."
+            raise EngineError(words, advice="The next start does it again.") from error
         for lane in (self.staging, self.cutting):
             lane.pool.close(0.5)
         self.kill()
@@ -189,8 +188,9 @@ class Engine:
             lane.pool.kill()
         self.selector.close()
         try:
+            self.catalog.rollback()
             self.registrar.recover(whole=False)
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             return  # the next start clears up
         for root in (self.config.paths.stage, self.config.paths.output):
             publish.remove_temp_folder(root, self.catalog.ledger_id)
@@ -260,6 +260,7 @@ class Engine:
     def step(self, wait_s: float) -> None:
         """Hand out work, wait for an answer or anything else in `selector`, take in what has come."""
         now = time.monotonic()
+        self._try_again(now)
         self._feed(now)
         self._wait(min(wait_s, self._until_due(now)))
         self._collect(time.monotonic())
@@ -272,10 +273,16 @@ class Engine:
             and self.staging.empty
             and self.cutting.empty
             and not self._manifest_wanted
+            and self.paused is None
         )
 
+    @property
+    def paused(self) -> Pause | None:
+        """The fault of the machine for which everything waits."""
+        return self._pauses.first
+
     def _feed(self, now: float) -> None:
-        if self.paused is not None and now < self.paused.until:
+        if self.paused is not None:
             return
         self._take_from_source()
         last = self.source is None or self.source.finished
@@ -297,8 +304,7 @@ class Engine:
         due += [at for lane in (self.staging, self.cutting) if (at := lane.pool.next_deadline()) is not None]
         if self._commit_due is not None:
             due.append(self._commit_due)
-        if self.paused is not None:
-            due.append(self.paused.until)
+        due.append(self._pauses.until)
         if self._manifest_wanted:
             due.append(max(self._manifest_due, now + 0.01))
         return min(due) - now
@@ -313,8 +319,11 @@ class Engine:
         if self.catalog.uncommitted:
             if self._commit_due is None:
                 self._commit_due = now + COMMIT_AFTER_S
-            if now >= self._commit_due or (self.staging.empty and self.cutting.empty):
-                self.registrar.commit()
+            if now < self._commit_due and not (self.staging.empty and self.cutting.empty):
+                return
+            if self.paused is not None:
+                self._commit_due = self.paused.until  # it is tried then
+            elif self._commit(now):
                 self._commit_due = None
                 if not self.staging.busy and not self.cutting.busy:
                     self.registrar.forget_announced()
@@ -335,19 +344,33 @@ class Engine:
 
     def _staged(self, job: StageJob, outcome: StageOutcome, now: float) -> None:
         if isinstance(outcome, CannotWrite):
-            self._pause(outcome.reason, now)
+            self._hold(Path(outcome.root), outcome.reason, outcome.errno, now)
             self.staging.offer(job, live=job.live)
             return
-        if isinstance(outcome, Unreadable) and outcome.machine and self._is_machine(job):
-            self._pause(outcome.reason, now)
+        if isinstance(outcome, Unreadable) and outcome.machine and self._is_machine(job, outcome, now):
             self.staging.offer(job, live=job.live)
             return
+        actions: list[Action] = []
+        if not job.dry:
+            try:
+                with self.catalog.all_or_nothing():
+                    actions = self._record(job, outcome)
+            except OSError as error:
+                self._blame(error, now)
+                if isinstance(outcome, Staged) and outcome.bundle is not None:
+                    publish.discard(Path(outcome.bundle))
+                self.staging.offer(job, live=job.live)
+                return
         self._faults.pop(job.path, None)
+        if isinstance(outcome, Staged | NoRows | Unchanged):
+            self._sick.discard(place_of(self._places, job.path))
+            self._worked(_SHARE)
+            self._worked(_MACHINE)
+        if isinstance(outcome, Staged) and not job.dry:
+            self._worked(str(self.config.paths.stage))
         self.tally.staged_done += 1
         self.tally.stage.add(1, now - self._began)
-        if not job.dry:
-            self._resume()
-            self.act(self._record(job, outcome), live=job.live)
+        self.act(actions, live=job.live)
         self._count(job, outcome)
         if self._answered is not None:
             self._answered(job, outcome)
@@ -462,27 +485,35 @@ class Engine:
 
     def _cut_done(self, job: SegmentJob | ManifestJob, outcome: SegmentOutcome, now: float) -> None:
         if isinstance(outcome, CannotWrite):
-            self._pause(outcome.reason, now)
-            if isinstance(job, SegmentJob):
-                self.cutting.offer(job, live=job.live)
-            else:
-                self.want_manifest()
+            self._hold(Path(outcome.root), outcome.reason, outcome.errno, now)
+            self._cut_again(job)
             return
-        self._resume()
         match outcome:
             case Segmented():
                 assert isinstance(job, SegmentJob)
+                try:
+                    with self.catalog.all_or_nothing():
+                        actions = self.registrar.segmented(job, outcome)
+                except OSError as error:
+                    self._blame(error, now)
+                    if outcome.bundle is not None:
+                        publish.discard(Path(outcome.bundle))
+                    self._cut_again(job)
+                    return
+                if outcome.outputs:
+                    self._worked(str(self.config.paths.output))
                 self.tally.segmented_done += 1
                 self.tally.to_segment = max(self.tally.to_segment, self.tally.segmented_done)
                 self.tally.segments += len(outcome.outputs)
                 self.tally.segment.add(1, now - self._began)
-                self.act(self.registrar.segmented(job, outcome), live=job.live)
+                self.act(actions, live=job.live)
                 self._tell("segmented", **{RUN_ID: outcome.run_id, SEGMENTS: len(outcome.outputs)})
             case StagedFileLost():
                 self.tally.segmented_done += 1
                 self._log.warning("staged file lost", **{RUN_ID: outcome.run_id, REASON: outcome.reason})
                 self.act(self.registrar.staged_file_lost(outcome.run_id), live=True)
             case ManifestWritten():
+                self._worked(str(self.config.paths.stage))
                 if not self._manifest_wanted and not self.catalog.manifest_stale:
                     self.catalog.set_manifest_serial(outcome.serial)
 
@@ -493,7 +524,8 @@ class Engine:
         done = (self.source is None or self.source.finished) and self.staging.empty and self.cutting.empty
         if now < self._manifest_due and not done:
             return
-        self.registrar.commit()  # it is made from what is committed
+        if not self._commit(now):  # it is made from what is committed
+            return
         self._manifest_serial += 1
         self._manifest_wanted = self.catalog.manifest_stale = False
         # A big lab's manifest takes a while: let it cost a few per cent of a worker's time at most.
@@ -501,26 +533,90 @@ class Engine:
         ledger = self.config.paths.state / "ledger.sqlite"
         self.cutting.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
 
-    def _is_machine(self, job: StageJob) -> bool:
-        """Tell whether the machine is still to blame; a file that fails again while its folder stands waits alone."""
-        self._faults[job.path] = self._faults.get(job.path, 0) + 1
-        return self._faults[job.path] < FAULTS_ALLOWED or not self.trusts(job.path)
+    def _cut_again(self, job: SegmentJob | ManifestJob) -> None:
+        if isinstance(job, SegmentJob):
+            self.cutting.offer(job, live=job.live)
+        else:
+            self.want_manifest()
 
     # -- the machine's faults ---------------------------------------------------------------------------------------
 
-    def _pause(self, reason: str, now: float) -> None:
-        if self.paused is not None and now < self.paused.until:
-            return  # others of the same batch
-        tries = self.paused.tries + 1 if self.paused else 1
-        wait_s = PAUSES_S[min(tries, len(PAUSES_S)) - 1]
-        since = self.paused.since if self.paused else now
-        self.paused = Pause(reason, since, now + wait_s, tries)
-        self._log.error("paused", **{REASON: reason}, retry_in_s=wait_s)
+    def _is_machine(self, job: StageJob, outcome: Unreadable, now: float) -> bool:
+        """Tell whether a file that can't be read is to wait with all others; if not, it waits alone.
 
-    def _resume(self) -> None:
-        if self.paused is not None and time.monotonic() >= self.paused.until:
-            self._log.info("resumed", **{REASON: self.paused.reason})
-            self.paused = None
+        It does so when its share has been at fault too often in a row, and yet seems to be what it was.
+        """
+        words = f"{shown_path(job.path)}: {outcome.reason}"
+        if outcome.errno in rawfile.LIMITS:
+            self._hold(_MACHINE, words, outcome.errno, now)
+            return True
+        place = place_of(self._places, job.path)
+        self._faults[job.path] = self._faults.get(job.path, 0) + 1
+        if self._faults[job.path] >= FAULTS_ALLOWED:
+            self._sick.add(place)
+        if place in self._sick and self.trusts(job.path):
+            return False
+        self._hold(_SHARE, words, outcome.errno, now)
+        return True
+
+    def _hold(self, place: Path | str, words: str, code: int | None, now: float) -> None:
+        """Begin nothing until the fault is mended. `place`: a folder of ours, or a name for what else is at fault."""
+        paths = self.config.paths
+        names = {paths.stage: "stage", paths.output: "output", paths.state: "state"}
+        if isinstance(place, Path):
+            words = f"the {names.get(place, 'output')} folder {place} can't be written: {words}."
+        pause = self._pauses.fault(str(place), f"{words} {remedy(code)}", now)
+        if pause is not None and pause.tries == 1:
+            self._log.error("paused", **{REASON: pause.reason})
+        elif pause is not None:
+            self._log.debug("still paused", **{REASON: pause.reason}, retry_in_s=pause.until - now)
+
+    def _blame(self, error: OSError, now: float) -> None:
+        """Hold everything up for a fault that this process has met in one of the output folders."""
+        paths = self.config.paths
+        name = Path(os.fsdecode(error.filename or b""))
+        root = paths.output if name.is_relative_to(paths.output) else paths.stage
+        self._hold(root, error.strerror or str(error), error.errno, now)
+
+    def _worked(self, place: str) -> None:
+        pause = self._pauses.worked(place)
+        if pause is not None:
+            after_s = round(time.monotonic() - pause.since, 1)
+            self._log.info("resumed", **{REASON: pause.reason}, after_s=after_s)
+
+    def _try_again(self, now: float) -> None:
+        """Find out of each fault whose time has come whether it is mended."""
+        paths = self.config.paths
+        for pause in self._pauses.due(now):
+            root = Path(pause.place)
+            if root == paths.state:
+                self._pauses.tried(pause.place)
+                self._commit(now)
+                continue
+            try:
+                if root in self._devices:
+                    publish.try_to_write(root, self.catalog.ledger_id, self._devices[root])
+            except OSError as error:
+                self._hold(root, error.strerror or str(error), error.errno, now)
+            else:
+                self._pauses.tried(pause.place)
+
+    def _commit(self, now: float) -> bool:
+        """Commit, and tell whether it was done. What the disk does not take stands as before, and is tried again."""
+        try:
+            self.registrar.commit()
+        except OSError as error:
+            self._blame(error, now)
+        except sqlite3.OperationalError as error:
+            self._hold(self.config.paths.state, str(error), _FULL.get(error.sqlite_errorcode), now)
+        else:
+            self._worked(str(self.config.paths.state))
+            return True
+        return False
+
+
+_MACHINE, _SHARE = "machine", "share"
+_FULL = {sqlite3.SQLITE_FULL: ENOSPC, sqlite3.SQLITE_READONLY: EROFS}
 
 
 def _merged(old: StageJob, new: StageJob) -> StageJob:

@@ -24,6 +24,7 @@ TEMP_FOLDER = ".nanolab-tmp"
 """Below each output root, so that moving into place never leaves the file system."""
 
 _ANNOUNCED = "announced-"
+_TRY_BYTES = 1 << 20
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,6 +55,27 @@ def remove_temp_folder(root: Path, owner: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # another engine's folder is in it, or there was none
         folder.parent.rmdir()
+
+
+def try_to_write(root: Path, owner: str, device: int) -> None:
+    """Write a megabyte below `root`, durably, and take it away again; OSError if that can't be done.
+
+    `device` is that of the root as it was: what stands in the place of a disk that was unmounted is not written on.
+    """
+    if root.stat().st_dev != device:
+        raise OSError(errno.ENOENT, "It is on another disk than it was", os.fspath(root))
+    folder = temp_folder(root, owner)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{os.getpid()}-{next(_serial)}-try"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(os.urandom(_TRY_BYTES))  # random: some file systems keep no zeros
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+        path.unlink(missing_ok=True)
 
 
 def write_bundle(temp: Path, files: Mapping[str, bytes | memoryview]) -> Path:

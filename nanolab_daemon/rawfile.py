@@ -13,19 +13,31 @@ from dataclasses import dataclass
 from nanolab_daemon.errors import FileRejectedError, RejectCause
 from nanolab_daemon.model import Fingerprint
 
-MACHINE_FAULTS = frozenset(
+LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""Errors that tell of a machine that is short of something: no file can be read then."""
+
+SHARE_FAULTS = frozenset(
     {
         errno.EIO,
+        errno.EREMOTEIO,
         errno.ESTALE,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
+        errno.ENODEV,
         errno.ENOTCONN,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
         errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
         errno.ETIMEDOUT,
+        errno.ESHUTDOWN,
     }
 )
-"""Errors that tell of the machine or the share, never of the file."""
+"""Errors that tell of the disk or the share on which a file lies."""
+
+MACHINE_FAULTS = LIMITS | SHARE_FAULTS
+"""Errors that are never the file's fault."""
 
 _TRIES = 3
 _LARGEST = (1 << 63) - 1

@@ -92,7 +92,7 @@ def status(config: Config, now: datetime) -> Status:
         command=holder.command if holder else None,
         pid=holder.pid if holder else None,
         since=moment(holder.since, zone) if holder and holder.since else None,
-        health=_health(holder, live, trouble),
+        health=_health(holder, live, trouble, zone),
         ledger=str(path),
         ledger_exists=catalog is not None,
         files=files,
@@ -177,14 +177,15 @@ def _ask(config: Config) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
 
 
-def _health(holder: lock.Holder | None, live: Mapping[str, Any] | None, trouble: str) -> str:
+def _health(holder: lock.Holder | None, live: Mapping[str, Any] | None, trouble: str, zone: ZoneInfo) -> str:
     if holder is None:
         return "not running"
     if live is None:
         return trouble or "at work"
-    for word in ("degraded", "paused"):
-        if live.get(word):
-            return f"{word}: {live[word]}"
+    if live.get("degraded"):
+        return f"degraded: {live['degraded']}"
+    if live.get("paused"):
+        return f"paused since {moment(live['paused_since'], zone)}: {live['paused']}"
     if live.get("frozen"):
         return "partly frozen: " + " ".join(live["frozen"])
     if live.get("trouble"):

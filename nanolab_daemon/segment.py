@@ -50,7 +50,8 @@ def segment_batch(settings: WorkSettings) -> Handler:
             try:
                 outcome, bundle = _make(job, stage_root, temp, settings.min_segment_points)
             except OSError as error:
-                outcome, bundle = _cannot_write(error, output_root), None
+                reading = str(error.filename).startswith(f"{stage_root}/")
+                outcome, bundle = CannotWrite.of(error, stage_root if reading else output_root), None
             outcomes.append(outcome)
             if bundle is not None:
                 made.append((at, bundle))
@@ -68,7 +69,7 @@ def _make(
     try:
         run = parquet.read((stage_root / job.stage_path).read_bytes())
         cut = cut_run(*run, min_points)
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid, KeyError, ValueError) as error:
         return StagedFileLost(job.run_id, f"{job.stage_path} can't be read back: {error}"), None
     table, notes = run
     files: dict[str, memoryview] = {}
@@ -148,7 +149,7 @@ def _publish(
                 outcomes[at] = replace(outcome, bundle=str(bundle))
         publish.sync(output_root)
     except OSError as error:
-        failed = _cannot_write(error, output_root)
+        failed = CannotWrite.of(error, output_root)
         for at, bundle in made:
             publish.discard(bundle)
             outcomes[at] = failed
@@ -158,9 +159,5 @@ def _write_manifest(job: ManifestJob, stage_root: Path, owner: str) -> ManifestW
     try:
         runs = manifest.write(Path(job.ledger), stage_root, owner)
     except OSError as error:
-        return _cannot_write(error, stage_root)
+        return CannotWrite.of(error, stage_root)
     return ManifestWritten(job.serial, runs)
-
-
-def _cannot_write(error: OSError, root: Path) -> CannotWrite:
-    return CannotWrite(f"{error.filename or root}: {error.strerror or error}", error.errno or 0)

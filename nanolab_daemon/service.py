@@ -359,6 +359,7 @@ class Daemon:
             "frozen": self._lookout.frozen_words,
             "degraded": self._lookout.degraded or None,
             "paused": pause.reason if pause else None,
+            "paused_since": time.time() - (time.monotonic() - pause.since) if pause else None,
             "pass": self._scans.served,
             "scanning": not self._scans.idle,
             "following": len(self._follower),

@@ -63,7 +63,7 @@ def stage_batch(settings: WorkSettings) -> Handler:
                 try:
                     made.append((at, publish.write_bundle(temp, {FILE_NAME: encoded})))
                 except OSError as error:
-                    outcome = cannot_write(error, stage_root)
+                    outcome = CannotWrite.of(error, stage_root)
             outcomes.append(outcome)
         began(len(jobs))
         if made:
@@ -210,15 +210,10 @@ def _publish(outcomes: list[StageOutcome], made: Sequence[tuple[int, Path]], sta
                 outcomes[at] = replace(outcome, bundle=str(bundle))
         publish.sync(stage_root)
     except OSError as error:
-        failed = cannot_write(error, stage_root)
+        failed = CannotWrite.of(error, stage_root)
         for at, bundle in made:
             publish.discard(bundle)  # what is in its place already is found again when the file is
             outcomes[at] = failed
-
-
-def cannot_write(error: OSError, root: Path) -> CannotWrite:
-    """Tell that the machine refused a write, and where."""
-    return CannotWrite(f"{error.filename or root}: {error.strerror or error}", error.errno or 0)
 
 
 def _refused_unread(job: StageJob, settings: WorkSettings, error: FileRejectedError) -> StageOutcome:

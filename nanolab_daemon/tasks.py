@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 from nanolab_daemon.model import FileState, Fingerprint, OutputFile, Rejection, RunFacts
 
@@ -136,8 +138,14 @@ class Unselected:
 class CannotWrite:
     """The machine refused a write: full disk, quota, missing rights. Nobody's file is to blame."""
 
+    root: str  # the folder of ours in which it was
     reason: str
     errno: int
+
+    @classmethod
+    def of(cls, error: OSError, root: Path) -> Self:
+        """Tell what the machine has refused."""
+        return cls(str(root), error.strerror or str(error), error.errno or 0)
 
 
 StageOutcome = Staged | NoRows | Refused | Unchanged | Changing | Unreadable | Gone | Unselected | CannotWrite
