@@ -22,7 +22,19 @@ from nanolab_daemon.config import Config
 from nanolab_daemon.courier import SilentError
 from nanolab_daemon.errors import EngineError, RejectCause
 from nanolab_daemon.lane import Answer, Condemned, Event, Lane
-from nanolab_daemon.log import COUNT, PROC, REASON, ROWS, RUN_ID, SEGMENTS, SOURCE_FILE, STATE, WORKER, logger
+from nanolab_daemon.log import (
+    COUNT,
+    DURATION_MS,
+    PROC,
+    REASON,
+    ROWS,
+    RUN_ID,
+    SEGMENTS,
+    SOURCE_FILE,
+    STATE,
+    WORKER,
+    logger,
+)
 from nanolab_daemon.model import Fingerprint, Rejection
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pauses import Pause, Pauses, remedy
@@ -137,6 +149,7 @@ class Engine:
         self._manifest_due = 0.0
         self._said: set[str] = set()
         self._killed = False
+        self._offered_at: dict[bytes | str, float] = {}  # by file or run
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of its share
         self._sick: set[bytes] = set()  # places on which that has happened to a file too often to wait for each
         self.raw = RawFolder(config.paths.raw)
@@ -236,6 +249,7 @@ class Engine:
             job = replace(job, force=True, known_sha256=None)
         if not self.staging.holds(job.path):
             self.tally.to_stage += 1
+            self._offered_at[job.path] = time.monotonic()
         self.staging.offer(job, live=job.live)
 
     def act(self, actions: Iterable[Action], *, live: bool) -> None:
@@ -354,7 +368,7 @@ class Engine:
         if not job.dry:
             try:
                 with self.catalog.all_or_nothing():
-                    actions = self._record(job, outcome)
+                    actions = self._record(job, outcome, self._took_ms(job.path))
             except OSError as error:
                 self._blame(error, now)
                 if isinstance(outcome, Staged) and outcome.bundle is not None:
@@ -375,14 +389,25 @@ class Engine:
         if self._answered is not None:
             self._answered(job, outcome)
 
-    def _record(self, job: StageJob, outcome: StageOutcome) -> list[Action]:
+    def _took_ms(self, key: bytes | str) -> int:
+        """Give the milliseconds since a file or a run was put in line."""
+        now = time.monotonic()
+        return round(1000 * (now - self._offered_at.pop(key, now)))
+
+    def _record(self, job: StageJob, outcome: StageOutcome, took_ms: int) -> list[Action]:
         registrar, file = self.registrar, shown_path(job.path)
         match outcome:
             case Staged():
                 facts = outcome.facts
                 self._remark(outcome.remarks)
                 actions = registrar.staged(job, outcome)
-                bound = {SOURCE_FILE: file, RUN_ID: facts.run_id, PROC: facts.proc, ROWS: facts.rows}
+                bound: dict[str, object] = {
+                    SOURCE_FILE: file,
+                    RUN_ID: facts.run_id,
+                    PROC: facts.proc,
+                    ROWS: facts.rows,
+                }
+                bound |= {STATE: "staged", DURATION_MS: took_ms}
                 self._tell("staged", complete=facts.completeness.complete, **bound)
                 return actions
             case NoRows():
@@ -467,7 +492,9 @@ class Engine:
             return
         job = self.registrar.segment_job(run_id, live=live)
         if job is not None:
-            self.tally.to_segment += not self.cutting.holds(run_id)
+            if not self.cutting.holds(run_id):
+                self.tally.to_segment += 1
+                self._offered_at[run_id] = time.monotonic()
             self.cutting.offer(job, live=live)
 
     def _take_cutting(self, event: Event[SegmentJob | ManifestJob, SegmentOutcome], now: float) -> None:
@@ -507,7 +534,7 @@ class Engine:
                 self.tally.segments += len(outcome.outputs)
                 self.tally.segment.add(1, now - self._began)
                 self.act(actions, live=job.live)
-                self._tell("segmented", **{RUN_ID: outcome.run_id, SEGMENTS: len(outcome.outputs)})
+                self._tell_cut(outcome)
             case StagedFileLost():
                 self.tally.segmented_done += 1
                 self._log.warning("staged file lost", **{RUN_ID: outcome.run_id, REASON: outcome.reason})
@@ -516,6 +543,14 @@ class Engine:
                 self._worked(str(self.config.paths.stage))
                 if not self._manifest_wanted and not self.catalog.manifest_stale:
                     self.catalog.set_manifest_serial(outcome.serial)
+
+    def _tell_cut(self, outcome: Segmented) -> None:
+        about: dict[str, object] = {RUN_ID: outcome.run_id, SEGMENTS: len(outcome.outputs), STATE: "segmented"}
+        about[DURATION_MS] = self._took_ms(outcome.run_id)
+        run = self.catalog.run(outcome.run_id)
+        if run is not None:
+            about |= {SOURCE_FILE: shown_path(run.source), PROC: run.facts.proc}
+        self._tell("segmented", **about)
 
     def _offer_manifest(self, now: float) -> None:
         """Write the manifest when its time has come, or when all else is done."""
