@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 from nanolab_daemon.catalog_schema import STEPS, migrate, version_of
 from nanolab_daemon.errors import EngineError, RejectCause
 from nanolab_daemon.model import (
+    BEYOND_END,
     Completeness,
     DateOrigin,
     FileState,
@@ -506,7 +507,10 @@ class Catalog:
 
     def agreement_since(self, at: float) -> dict[str, Agreement]:
         """Tell for each procedure how the runs staged since a moment compare with their headers."""
-        contrary = "expected_rows IS NOT NULL AND (complete IS NULL OR (NOT complete AND rows > expected_rows))"
+        contrary = (
+            "(expected_rows IS NOT NULL AND (complete IS NULL OR (NOT complete AND rows > expected_rows))"
+            f" OR instr(rule, '{BEYOND_END}') > 0)"
+        )
         rows = self._db.execute(
             f"SELECT proc, coalesce(sum(complete), 0), coalesce(sum(NOT complete AND NOT ({contrary})), 0),"
             f" sum({contrary}), sum(complete IS NULL AND NOT ({contrary}))"

@@ -83,7 +83,7 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
         header,
         rows.count,
         values[swept].tolist() if swept else (),
-        float(values[clock][-1]) if clock else None,
+        values[clock] if clock else None,
     )
     facts = RunFacts(
         run_id=run_id,

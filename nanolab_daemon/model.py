@@ -109,6 +109,10 @@ class Expectation:
     rule: str = ""
 
 
+BEYOND_END = "beyond the end"
+"""In the rule of a time series that goes on after its header's end: then the header, or our rule, is wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completeness:
     """Whether the rows are all that the header prescribes. `complete` is None where nothing can be known."""

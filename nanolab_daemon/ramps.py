@@ -10,11 +10,11 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise, takewhile
 
 from nanolab_daemon.errors import FileRejectedError
 from nanolab_daemon.identity import datetime_of, start_time_us
-from nanolab_daemon.model import Completeness, Expectation, Header
+from nanolab_daemon.model import BEYOND_END, Completeness, Expectation, Header
 from nanolab_daemon.procedures import PathKind, Procedure, Span, SweepPath, unknown_procedure
 
 # The header controls the length of a ramp: a step of 1e-12 V must not cost memory. 10^6 points at the instrument's
@@ -28,6 +28,8 @@ _STEP_DUST = 1e-6
 _TIME_DUST = 5e-6
 # Between two rows of a time series lies up to 1.1 s in real files, without the sampling time that the header gives.
 _ROW_GAP_S = 2.0
+# Rows after the end of the last phase, beside one for each phase: a rule that is too short has hundreds.
+_ROWS_BEYOND = 2
 # A phase that long can't be skipped by one late row: a row after the end is then a row of the last phase.
 _SURE_PHASE_S = 10.0
 _LEGS = 7  # the most pieces of which a path is made
@@ -214,20 +216,20 @@ def completeness(
     header: Header,
     n_rows: int,
     swept_values: Sequence[float],
-    times_last: float | None,
+    times: Sequence[float] | None,
 ) -> Completeness:
-    """Judge the rows: `swept_values` are those of the swept column, `times_last` the last of the time column.
+    """Judge the rows: `swept_values` are those of the swept column, `times` those of the time column, in seconds.
 
     Where the file has no such column, they are empty and None.
     """
     expected = expectation(procedure, header)
-    if expected.end_s is not None and n_rows and times_last is None:
+    if expected.end_s is not None and n_rows and times is None:
         why = f"the file has no column of the time, by which the end at {expected.end_s:g} s would be known"
         return Completeness(None, expected_end_s=expected.end_s, rule=why)
     if procedure is None or not (expected.rows or expected.end_s is not None):
         return Completeness(None, rule=expected.rule)
     if expected.end_s is not None:
-        return _completeness_in_time(procedure, header, expected.end_s, times_last if n_rows else None)
+        return _completeness_in_time(procedure, header, expected.end_s, () if times is None or not n_rows else times)
     return _completeness_in_rows(procedure, header, n_rows, swept_values)
 
 
@@ -357,7 +359,8 @@ def _completeness_in_rows(
     ended = next((sweep for sweep in fitting if sweep.rows == n_rows), None)
     sweep = ended or next((sweep for sweep in fitting if n_rows < sweep.rows), None)
     if sweep is not None:
-        words = f"{n_rows} of {sweep.rows} rows, every set point as the header prescribes ({sweep.kind})"
+        cut = "" if ended else "cut short: "
+        words = f"{cut}{n_rows} of {sweep.rows} rows, every set point as the header prescribes ({sweep.kind})"
         return Completeness(ended is not None, expected_rows=sweep.rows, rule=words)
     rows = sorted({sweep.rows for sweep in sweeps})
     expected = sweeps[0].rows
@@ -419,12 +422,18 @@ def _sum(procedure: Procedure, header: Header, span: Span, *, lacking: float | N
     return total * sweeps[0].rows if sweeps else None
 
 
-def _completeness_in_time(
-    procedure: Procedure, header: Header, end_s: float, times_last: float | None
-) -> Completeness:
-    if times_last is None or math.isnan(times_last):
+def _completeness_in_time(procedure: Procedure, header: Header, end_s: float, times: Sequence[float]) -> Completeness:
+    times_last = next((time for time in reversed(times) if not math.isnan(time)), None)
+    if times_last is None:
         return Completeness(False, expected_end_s=end_s, rule=f"no row has a time; the end is at {end_s:g} s")
     words = f"the last row is at {times_last:g} s of {end_s:g} s"
+    # The program stops at its first look at the clock after the end; each phase writes a row even if its time is up.
+    most = len(procedure.phases) + _ROWS_BEYOND
+    after = (time > end_s * (1 + _TIME_DUST) for time in reversed(times) if not math.isnan(time))
+    beyond = sum(1 for _ in islice(takewhile(bool, after), most + 1))
+    if beyond > most:
+        rule = f"{words}, with more than {most} rows {BEYOND_END}: the header prescribes less"
+        return Completeness(False, expected_end_s=end_s, rule=rule)
     slack = end_s * _TIME_DUST
     if procedure.stops == "before":  # the program looks at its clock first and writes the row then
         slack += _ROW_GAP_S + step_time_s(procedure, header)

@@ -123,8 +123,10 @@ def _table(run: pa.Table, number: int, piece: Segment, cut: Cut) -> pa.Table:
     table = table.append_column("point_in_segment", pa.array(np.arange(rows, dtype=np.int64)))
     if cut.kind is SegmentKind.SWEEP:
         return table
-    for name, row in (("segment_t_start_s", piece.start), ("segment_t_end_s", piece.stop - 1)):
-        moment = None if cut.times_s is None else float(cut.times_s[row])
+    times = np.empty(0) if cut.times_s is None else cut.times_s[piece.start : piece.stop]
+    known = times[~np.isnan(times)]  # a row that lost its time does not take the phase's away
+    for name, at in (("segment_t_start_s", 0), ("segment_t_end_s", -1)):
+        moment = float(known[at]) if known.size else None
         table = table.append_column(name, parquet.constant(real, moment, rows))
     return table
 

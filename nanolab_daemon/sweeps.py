@@ -74,6 +74,6 @@ def _named(values: NDArray[np.float64], start: int, stop: int) -> Segment:
         stop=stop,
         label=f"{'forward' if outwards else 'return'}_{'negative' if negative else 'positive'}",
         direction="increasing" if increasing else "decreasing",
-        v_start=float(piece[0]),
-        v_end=float(piece[-1]),
+        v_start=first,
+        v_end=last,
     )

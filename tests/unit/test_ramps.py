@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nanolab_daemon.header import parse_header
-from nanolab_daemon.model import Completeness, Header
+from nanolab_daemon.model import BEYOND_END, Completeness, Header
 from nanolab_daemon.procedures import PathKind, Procedure, Registry
 from nanolab_daemon.ramps import (
     MAX_POINTS,
@@ -245,8 +246,8 @@ def test_tt_lasts_as_long_as_its_set_points(start: int, end: int, step: int, ste
     procedure, header = sweep("Tt", start, end, step, NEXT_YEAR, **{"Step time": f"{step_time} s"})
     end_s = float(len(temperatures) * step_time)
     assert expectation(procedure, header).end_s == end_s
-    assert completeness(procedure, header, 9, [], end_s - 0.1).complete is True
-    assert completeness(procedure, header, 9, [], end_s - 3.0).complete is False
+    assert completeness(procedure, header, 9, [], [end_s - 0.1]).complete is True
+    assert completeness(procedure, header, 9, [], [end_s - 3.0]).complete is False
 
 
 @settings(max_examples=60)
@@ -263,10 +264,10 @@ def test_itvg_lasts_as_long_as_its_staircase(
     header = header_of("ItVg", {**swept, **more})
     end_s = float(len(plateaus) * step_time + 60 * (laser != "0 V"))
     assert expectation(procedure, header).end_s == end_s
-    assert completeness(procedure, header, 9, [], end_s).complete is True
+    assert completeness(procedure, header, 9, [], [end_s]).complete is True
     six_digits = 1e-5 * end_s  # so far from each other two times may be that the header writes alike
     early, late = end_s - 0.1 - six_digits, end_s + 0.1 + six_digits
-    assert completeness(procedure, header, 9, [], early).complete is False
+    assert completeness(procedure, header, 9, [], [early]).complete is False
     assert is_proven(procedure, header, 9, late) is (step_time >= 10)
     assert not is_proven(procedure, header, 9, early)
 
@@ -382,7 +383,7 @@ def test_header_without_the_sweep() -> None:
 @pytest.mark.parametrize("name", ["Stress", "FakeProcedure", "Wait"])
 def test_procedures_without_an_end(name: str) -> None:
     """Where nothing tells the end, the answer says so."""
-    verdict = completeness(known(name), header_of(name, {}), 10, [], 3.0)
+    verdict = completeness(known(name), header_of(name, {}), 10, [], [3.0])
     assert verdict.complete is None
     assert verdict.rule
     assert proof_column(known(name)) is None
@@ -391,7 +392,7 @@ def test_procedures_without_an_end(name: str) -> None:
 def test_unknown_procedure() -> None:
     """Nothing is claimed of a procedure that is not known."""
     header = header_of("Novel", {"VG start": "-5 V"})
-    assert completeness(None, header, 10, [], 3.0).complete is None
+    assert completeness(None, header, 10, [], [3.0]).complete is None
     assert not is_proven(None, header, 10, 0.0)
 
 
@@ -422,7 +423,7 @@ def test_time_series_end_where_the_header_says(name: str, parameters: dict[str, 
     assert expectation(procedure, header).end_s == end_s
     assert proof_column(procedure) == "t (s)"
     for last, complete in ((end_s + 0.1, True), (end_s, True), (end_s - 1, False), (float("nan"), False)):
-        verdict = completeness(procedure, header, 100, [], last)
+        verdict = completeness(procedure, header, 100, [], [last])
         assert (verdict.complete, verdict.expected_end_s) == (complete, end_s)
     assert is_proven(procedure, header, 100, end_s + 0.1)
     assert not is_proven(procedure, header, 100, end_s - 0.1)
@@ -438,7 +439,7 @@ def test_a_file_without_a_time_column_is_no_aborted_one() -> None:
 
 def test_aborted_time_series() -> None:
     """A series of 10,800 s that stops after 2,566 s is not complete, and the words say it."""
-    verdict = completeness(known("It"), header_of("It", {"Laser ON+OFF period": "7200 s"}), 30_000, [], 2566.0)
+    verdict = completeness(known("It"), header_of("It", {"Laser ON+OFF period": "7200 s"}), 30_000, [], [2566.0])
     assert verdict == Completeness(False, None, 10800.0, "the last row is at 2566 s of 10800 s")
 
 
@@ -449,15 +450,15 @@ def test_short_phases_prove_nothing(parameters: dict[str, str]) -> None:
     """Each phase writes a row though its time be over, so after short phases a late row may not be the last."""
     procedure = known("It2" if len(parameters) > 1 else "It")
     assert not is_proven(procedure, header_of(procedure.name, parameters), 100, 1e4)
-    assert completeness(procedure, header_of(procedure.name, parameters), 100, [], 1e4).complete is True
+    assert completeness(procedure, header_of(procedure.name, parameters), 100, [], [1e4]).complete is True
 
 
 def test_tt_stops_before_its_end() -> None:
     """Tt looks at the clock before it writes a row, so its last row comes a moment before the end, unproven."""
     procedure, header = known("Tt"), header_of("Tt", {**TEMPERATURES, "Sampling time (excluding Keithley)": "1 s"})
     assert expectation(procedure, header).end_s == 180.0
-    assert completeness(procedure, header, 100, [], 178.2).complete is True
-    assert completeness(procedure, header, 100, [], 150.0).complete is False
+    assert completeness(procedure, header, 100, [], [178.2]).complete is True
+    assert completeness(procedure, header, 100, [], [150.0]).complete is False
     assert proof_column(procedure) is None
 
 
@@ -469,8 +470,8 @@ def test_older_tt_had_a_period() -> None:
 def test_older_itwl_is_left_undecided() -> None:
     """An older program ended ItWl at its step time; a run that stops just there is not called incomplete."""
     procedure, header = known("ItWl"), header_of("ItWl", {"Burn-in time": "60 s", "Step time": "120 s"})
-    assert completeness(procedure, header, 100, [], 120.1).complete is None
-    assert completeness(procedure, header, 100, [], 100.0).complete is False
+    assert completeness(procedure, header, 100, [], [120.1]).complete is None
+    assert completeness(procedure, header, 100, [], [100.0]).complete is False
 
 
 # --- silences
@@ -522,7 +523,7 @@ def test_real_runs_are_judged_as_they_are() -> None:
         place = procedure.canonical_columns(header.columns).index(column)
         values = [float(line.split(b",")[place]) for line in raw[header.data_offset :].splitlines()]
         swept = values if procedure.swept else []
-        verdict = completeness(procedure, header, len(values), swept, values[-1] if values else None)
+        verdict = completeness(procedure, header, len(values), swept, values)
         proven = [n for n in _last_rows(values) if is_proven(procedure, header, n, values[n - 1])]
         _check(path, verdict, proven, len(values))
 
@@ -547,3 +548,28 @@ def test_ramps_are_remembered() -> None:
     for _ in itertools.repeat(None, 5):
         is_proven(*sweep("IVg", -5, 5, 0.05), 601, 0.0)
     assert set_points.cache_info().misses <= 2
+
+
+@given(
+    step_s=st.floats(0.05, 1.0),
+    before=st.integers(1, 30),
+    beyond=st.integers(0, 40),
+    blanks=st.sets(st.integers(0, 70), max_size=5),
+)
+def test_a_time_series_that_goes_on_is_no_proof(step_s: float, before: int, beyond: int, blanks: set[int]) -> None:
+    """The program stops right after the end: many rows beyond it contradict the header. NaN times are passed over."""
+    header = header_of("It", {"Laser ON+OFF period": "80 s"})
+    ends_s = 120.0
+    times = [ends_s - step_s * n for n in range(before, 0, -1)] + [ends_s + 0.01 + step_s * n for n in range(beyond)]
+    times = [math.nan if at in blanks else time for at, time in enumerate(times)]
+    finite = [time for time in times if not math.isnan(time)]
+    verdict = completeness(known("It"), header, len(times), [], times)
+    after = sum(time > ends_s for time in finite)
+    if not finite:
+        assert "no row has a time" in verdict.rule
+    elif after > 5:
+        assert verdict.complete is False
+        assert BEYOND_END in verdict.rule
+    else:
+        assert verdict.complete is (after > 0)
+        assert f"{finite[-1]:g} s of" in verdict.rule

@@ -141,6 +141,15 @@ def test_series_without_a_clock_has_phases_without_times(lab: Folders) -> None:
     assert frame.select(list(TIMES)).unique().rows() == [(None, None)]
 
 
+def test_a_row_without_a_time_takes_none_from_its_phase(lab: Folders) -> None:
+    """A phase begins and ends with the first and last row that have a time."""
+    made = series("It", (0.0, 9), (1.5, 8))
+    rows = ["nan," + row.partition(",")[2] if at in (0, 8, 16) else row for at, row in enumerate(made.rows)]
+    done = lab.cut(lab.staged("a.csv", replace(made, rows=rows).data()))
+    frames = [pl.read_parquet(lab.output / file.path, hive_partitioning=False) for file in done.outputs]
+    assert [frame.select(list(TIMES)).row(0) for frame in frames] == [(0.1, 0.7), (0.9, 1.5)]
+
+
 def test_file_without_the_level_has_no_second_stage(lab: Folders) -> None:
     """An older file that lacks the column along which its procedure is cut is staged, and that is all."""
     made = series("It", (0.0, 9))
