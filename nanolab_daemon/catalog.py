@@ -446,6 +446,40 @@ class Catalog:
         text = json.dumps([(os.fsdecode(path), point, kind) for path, point, kind in places])
         self._write("INSERT OR REPLACE INTO meta VALUES ('places', ?)", (text,))
 
+    # -- the quarantine ---------------------------------------------------------------------------------------------
+
+    def quarantine(self, version: str) -> frozenset[str]:
+        """Give the contents (SHA-256) that have cost workers of this version of the program their lives."""
+        rows = self._db.execute("SELECT sha256 FROM quarantine WHERE version = ?", (version,))
+        return frozenset(row[0] for row in rows)
+
+    def quarantined(self, sha256: str) -> tuple[Rejection, int] | None:
+        """Give why a content is in quarantine, and how many workers it has cost; None if it is not."""
+        query = "SELECT cause, reason, advice, attempts FROM quarantine WHERE sha256 = ?"
+        row = self._db.execute(query, (sha256,)).fetchone()
+        return None if row is None else (Rejection(RejectCause(row[0]), row[1], advice=row[2]), row[3])
+
+    def put_in_quarantine(self, sha256: str, rejection: Rejection, attempts: int, version: str) -> None:
+        """Note that a content is not to be parsed any more by this version of the program."""
+        values = (sha256, version, rejection.cause, rejection.reason, rejection.advice, attempts)
+        self._write("INSERT OR REPLACE INTO quarantine VALUES (?,?,?,?,?,?)", values)
+
+    def release(self, sha256: str) -> None:
+        """Let a content out of quarantine: it was tried again, and harmed nobody."""
+        self._write("DELETE FROM quarantine WHERE sha256 = ?", (sha256,))
+
+    # -- the program ------------------------------------------------------------------------------------------------
+
+    def program(self) -> str | None:
+        """Give the version of the program that has judged all this; None where that was never noted."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'program'").fetchone()
+        return None if row is None else str(row[0])
+
+    def set_program(self, version: str) -> None:
+        """Note which version of the program judges from now on; the quarantine of others is lifted."""
+        self._write("INSERT OR REPLACE INTO meta VALUES ('program', ?)", (version,))
+        self._write("DELETE FROM quarantine WHERE version <> ?", (version,))
+
     # -- the manifest -----------------------------------------------------------------------------------------------
 
     def manifest_serial(self) -> str | None:

@@ -70,7 +70,21 @@ UPDATE runs SET segment_kind = 'sweep' WHERE segmentation <> 'none';
 DELETE FROM meta WHERE key = 'manifest';
 """
 
-STEPS: tuple[tuple[str, str], ...] = (("files and runs", _FIRST), ("flags and kinds of segments", _FLAGS))
+_QUARANTINE = """
+-- contents that have cost workers their lives: neither their files nor copies of these are parsed again
+CREATE TABLE quarantine (
+    sha256 TEXT PRIMARY KEY,
+    version TEXT NOT NULL,          -- of the program that can't stand it
+    cause TEXT NOT NULL, reason TEXT NOT NULL, advice TEXT NOT NULL,
+    attempts INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+STEPS: tuple[tuple[str, str], ...] = (
+    ("files and runs", _FIRST),
+    ("flags and kinds of segments", _FLAGS),
+    ("quarantine", _QUARANTINE),
+)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -16,7 +16,7 @@ from errno import ENOSPC, EROFS, ETIMEDOUT
 from pathlib import Path
 from typing import Protocol
 
-from nanolab_daemon import publish, rawfile
+from nanolab_daemon import __version__, publish, rawfile
 from nanolab_daemon.catalog import Catalog
 from nanolab_daemon.config import Config
 from nanolab_daemon.courier import SilentError
@@ -49,6 +49,8 @@ from nanolab_daemon.tasks import (
     ManifestJob,
     ManifestWritten,
     NoRows,
+    Quarantined,
+    Reading,
     Refused,
     Segmented,
     SegmentJob,
@@ -111,7 +113,8 @@ class Engine:
         self._log = logger(__name__)
         self._tell = self._log.debug if quiet else self._log.info
         self._began = time.monotonic()
-        settings = work_settings(config, catalog.ledger_id)
+        self._quarantine = catalog.quarantine(__version__)
+        settings = work_settings(config, catalog.ledger_id, self._quarantine)
         pools = config.pools
         self.staging: Lane[StageJob, StageOutcome] = Lane(
             Pool(
@@ -150,6 +153,7 @@ class Engine:
         self._said: set[str] = set()
         self._killed = False
         self._offered_at: dict[bytes | str, float] = {}  # by file or run
+        self._lost: set[str] = set()  # runs made again since their staged file could not be cut, and not cut since
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of its share
         self._sick: set[bytes] = set()  # places on which that has happened to a file too often to wait for each
         self.raw = RawFolder(config.paths.raw)
@@ -161,6 +165,8 @@ class Engine:
         """Make the output folders, clear away what an earlier life left half made, and start both pools."""
         paths, owner = self.config.paths, self.catalog.ledger_id
         self.registrar.recover()
+        if renewed := self.registrar.renew():
+            self._log.info("tried anew, since the program is another one", **{COUNT: renewed})
         for root in (paths.stage, paths.output):
             publish.make_temp_folder(root, owner)
             self._devices[root] = root.stat().st_dev
@@ -211,7 +217,7 @@ class Engine:
     def reconfigure(self, config: Config) -> None:
         """Take over changed settings; the workers do with their next batch. Folders and pools stay what they are."""
         self.config = config
-        settings = work_settings(config, self.catalog.ledger_id)
+        settings = work_settings(config, self.catalog.ledger_id, self._quarantine)
         for lane in (self.staging, self.cutting):
             lane.pool.reconfigure(settings)
 
@@ -382,6 +388,9 @@ class Engine:
             self._worked(_MACHINE)
         if isinstance(outcome, Staged) and not job.dry:
             self._worked(str(self.config.paths.stage))
+        if isinstance(outcome, Staged | NoRows | Refused) and outcome.sha256 in self._quarantine and not job.dry:
+            self.catalog.release(outcome.sha256)  # it was tried again by order, and its worker has lived to tell
+            self._set_quarantine(self._quarantine - {outcome.sha256})
         self.tally.staged_done += 1
         self.tally.stage.add(1, now - self._began)
         self.act(actions, live=job.live)
@@ -420,6 +429,9 @@ class Engine:
                 refusal = outcome.rejection
                 self._log.warning("rejected", cause=refusal.cause, **{SOURCE_FILE: file, REASON: refusal.reason})
                 return registrar.refused(job, outcome)
+            case Quarantined():
+                self._log.warning("rejected", **{SOURCE_FILE: file, REASON: "its bytes are in quarantine"})
+                return registrar.quarantined(job, outcome)
             case Unchanged():
                 return registrar.unchanged(job, outcome)
             case Gone():
@@ -448,6 +460,11 @@ class Engine:
             case Refused():
                 tally.outcomes["rejected"] += 1
                 tally.causes[outcome.rejection.cause] += 1
+            case Quarantined():
+                record = None if job.dry else self.catalog.file(job.path)
+                tally.outcomes[record.state if record else "rejected"] += 1
+                if record is not None and record.rejection is not None:
+                    tally.causes[record.rejection.cause] += 1
             case _:
                 tally.outcomes[type(outcome).__name__.lower()] += 1
 
@@ -459,19 +476,41 @@ class Engine:
             return
         rejection = Rejection(
             event.cause,
-            f"{event.words} (tried {event.attempts} times, the last time alone)",
+            f"{self._why_condemned(event)} (tried {event.attempts} times, the last time alone)",
             advice=_ADVICE.get(event.cause, "Look at the file.")
             + " `nanolab-daemon retry FILE` tries again, as does any change of its bytes.",
         )
         self._log.error("quarantined", cause=event.cause, **{SOURCE_FILE: shown_path(job.path), REASON: event.words})
-        refused = Refused(self._fingerprint(job.path), None, rejection)
+        read = Reading.unpack(event.note)  # what has grown or been replaced since is another content
+        refused = (
+            Refused(self._fingerprint(job.path), None, rejection)
+            if read is None
+            else Refused(read.fingerprint, read.sha256, rejection)
+        )
+        if read is not None and not job.dry:
+            self._set_quarantine(self._quarantine | {read.sha256})
         self.tally.staged_done += 1
         self.tally.stage.add(1, now - self._began)
         self._count(job, refused)
         if not job.dry:
-            self.act(self.registrar.refused(job, refused, attempts=event.attempts), live=job.live)
+            self.act(self.registrar.quarantine(job, refused, event.attempts), live=job.live)
         if self._answered is not None:
             self._answered(job, refused)
+
+    def _set_quarantine(self, contents: frozenset[str]) -> None:
+        if contents != self._quarantine:
+            self._quarantine = contents
+            self.reconfigure(self.config)
+
+    def _why_condemned(self, event: Condemned[StageJob]) -> str:
+        """Give the reason in words that are the same whenever the same happens."""
+        pools = self.config.pools
+        match event.cause:
+            case RejectCause.TIMED_OUT:
+                return f"It keeps a worker busy for more than {pools.task_timeout_s:g} s"
+            case RejectCause.OUT_OF_MEMORY:
+                return f"It takes more memory than the {pools.task_memory_mb} MiB that are allowed"
+        return event.words
 
     def _remark(self, remarks: Iterable[str]) -> None:
         for remark in remarks:
@@ -527,6 +566,7 @@ class Engine:
                         publish.discard(Path(outcome.bundle))
                     self._cut_again(job)
                     return
+                self._lost.discard(outcome.run_id)
                 if outcome.outputs:
                     self._worked(str(self.config.paths.output))
                 self.tally.segmented_done += 1
@@ -538,6 +578,11 @@ class Engine:
             case StagedFileLost():
                 self.tally.segmented_done += 1
                 self._log.warning("staged file lost", **{RUN_ID: outcome.run_id, REASON: outcome.reason})
+                if outcome.run_id in self._lost:  # it is not the disk, then: each new one can't be cut either
+                    self._lost.discard(outcome.run_id)
+                    self.registrar.not_segmented(outcome.run_id, outcome.reason)
+                    return
+                self._lost.add(outcome.run_id)
                 self.act(self.registrar.staged_file_lost(outcome.run_id), live=True)
             case ManifestWritten():
                 self._worked(str(self.config.paths.stage))
@@ -677,7 +722,7 @@ def _run_of(job: SegmentJob | ManifestJob) -> str:
     return job.run_id if isinstance(job, SegmentJob) else "manifest"
 
 
-def work_settings(config: Config, owner: str) -> WorkSettings:
+def work_settings(config: Config, owner: str, quarantined: frozenset[str] = frozenset()) -> WorkSettings:
     """Give the part of the configuration that the workers need."""
     return WorkSettings(
         raw_root=str(config.paths.raw),
@@ -690,4 +735,5 @@ def work_settings(config: Config, owner: str) -> WorkSettings:
         max_file_bytes=config.limits.max_file_mb << 20,
         max_header_bytes=config.limits.max_header_kb << 10,
         max_columns=config.limits.max_columns,
+        quarantined=quarantined,
     )

@@ -27,6 +27,10 @@ class RejectCause(StrEnum):
     INTERNAL = "internal"
 
 
+QUARANTINE = frozenset({RejectCause.CRASHED, RejectCause.TIMED_OUT, RejectCause.OUT_OF_MEMORY, RejectCause.INTERNAL})
+"""The causes of a file that has cost workers their lives: it is not tried again, nor is any copy of it."""
+
+
 class NanolabError(Exception):
     """Base of all errors that are told to a person."""
 

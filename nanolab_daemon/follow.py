@@ -29,6 +29,7 @@ from nanolab_daemon.tasks import (
     Changing,
     Gone,
     NoRows,
+    Quarantined,
     Refused,
     Staged,
     StageJob,
@@ -173,7 +174,7 @@ class Follower:
             return
         entry.offered = False
         match outcome:
-            case Staged() | Refused() | Unchanged():
+            case Staged() | Refused() | Quarantined() | Unchanged():
                 entry.done = True
                 entry.failures = 0
                 record = self.engine.catalog.file(job.path)

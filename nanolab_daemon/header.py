@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError, RejectCause
@@ -25,8 +26,9 @@ _SHOWN_CHARS = 120
 _ESCAPE = re.compile(r"\\(?:(\\)|([nrt])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
 
+# Possessive: no part of a number is ever tried twice, however long a line of digits is.
 _QUANTITY = re.compile(
-    r"\s*([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf))(?:\s+([^\s0-9.+-]\S*)|(?<=[0-9.])([^\W\d_]\S*))?\s*"
+    r"\s*([+-]?(?:(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]+)?|nan|inf))(?:\s+([^\s0-9.+-]\S*)|(?<=[0-9.])([^\W\d_]\S*))?\s*"
 )
 
 
@@ -240,7 +242,8 @@ def _columns(labels: str, line: int) -> tuple[str, ...]:
         return ()  # a procedure without data, such as a wait
     columns = tuple(labels.split(","))
     if len(set(columns)) < len(columns) or not all(map(str.strip, columns)):
-        twice = next((name for name in columns if name.strip() and columns.count(name) > 1), None)
+        times = Counter(columns)
+        twice = next((name for name in columns if name.strip() and times[name] > 1), None)
         message = f"The column {shortened(twice)!r} stands twice." if twice else "A column has no name."
         raise FileRejectedError(RejectCause.BAD_COLUMNS, message, line=line, text=shortened(labels))
     return columns

@@ -38,6 +38,7 @@ class Condemned(Generic[Job]):
     cause: RejectCause
     words: str
     attempts: int
+    note: bytes = b""  # what the worker had noted about it: what it is, exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +247,7 @@ class Lane(Generic[Job, Result]):
             guilty = at == culprit
             entry.crashes += guilty
             if guilty and entry.crashes > CRASHES_ALLOWED:
-                events.append(Condemned(entry.job, cause, words, entry.crashes))
+                events.append(Condemned(entry.job, cause, words, entry.crashes, outcome.note))
                 if meanwhile is not None:
                     self.offer(meanwhile.job, live=meanwhile.live)
                 continue

@@ -21,7 +21,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -64,6 +64,7 @@ class Raised:
     item_index: int | None  # in all outcomes: None when no item is to blame
     pid: int
     traceback: str
+    note: bytes = b""  # in all outcomes: what the handler had noted about that item
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Died:
     pid: int
     exitcode: int | None
     cause: str
+    note: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class TimedOut:
     item_index: int | None
     pid: int
     after_s: float
+    note: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class OutOfMemory:
     item_index: int | None
     pid: int
     cause: str
+    note: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -555,7 +559,7 @@ class Pool(Generic[Item, Result]):
         if exitcode is None and now < worker.give_up_at:
             return
         del self._workers[worker.slot]
-        index = worker.progress.read()[0]
+        index, note = worker.progress.read()[0], worker.progress.note()
         with suppress(KeyError):  # its pipe has ended before
             self._selector.unregister(worker.channel)
         worker.channel.close()
@@ -567,9 +571,11 @@ class Pool(Generic[Item, Result]):
         batch = worker.batch
         cause = worker.words or _cause(exitcode)
         if worker.verdict is not None:
-            outcomes.append(worker.verdict)
+            outcomes.append(
+                replace(worker.verdict, note=note) if worker.verdict.item_index == index else worker.verdict
+            )
         elif batch is not None and index != child.NOT_TAKEN:
-            outcomes.append(Died(batch.batch_id, worker.item_at(index), worker.pid, exitcode, cause))
+            outcomes.append(Died(batch.batch_id, worker.item_at(index), worker.pid, exitcode, cause, note))
         elif self._closing:
             pass
         elif worker.state is _State.STARTING:

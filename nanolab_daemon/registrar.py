@@ -15,7 +15,17 @@ from nanolab_daemon import __version__, publish
 from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord
 from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, OutputFile, Rejection, RunFacts
-from nanolab_daemon.tasks import NoRows, Refused, Segmented, SegmentJob, Staged, StageJob, Unchanged, Unreadable
+from nanolab_daemon.tasks import (
+    NoRows,
+    Quarantined,
+    Refused,
+    Segmented,
+    SegmentJob,
+    Staged,
+    StageJob,
+    Unchanged,
+    Unreadable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,8 @@ class Registrar:
             outcome.sha256,
             FileState.STAGED,
             before,
-            reason=_published_words(facts.is_cut),
+            # why a run could not be cut is told nowhere else; if it is published anew, `resolve` has other words
+            reason=before.reason if before and _is_uncut(before, published) else _published_words(facts.is_cut),
             proc=facts.proc,
             run_id=facts.run_id,
             rows=facts.rows,
@@ -218,6 +229,37 @@ class Registrar:
         )
         self.catalog.put_file(record)
         return self._left(before, None)
+
+    def quarantine(self, job: StageJob, outcome: Refused, attempts: int) -> list[Action]:
+        """Record that a file has cost workers their lives, and that its bytes are not to be parsed again."""
+        if outcome.sha256 is not None:
+            self.catalog.put_in_quarantine(outcome.sha256, outcome.rejection, attempts, __version__)
+        return self.refused(job, outcome, attempts=attempts)
+
+    def quarantined(self, job: StageJob, outcome: Quarantined) -> list[Action]:
+        """Record that a file holds bytes that are in quarantine: it is refused for the same reason, untried."""
+        known = self.catalog.quarantined(outcome.sha256)
+        if known is None:
+            return [StageAgain(job.path)]  # they were tried again meanwhile, and harmed nobody
+        rejection, attempts = known
+        return self.refused(job, Refused(outcome.fingerprint, outcome.sha256, rejection), attempts=attempts)
+
+    def renew(self) -> int:
+        """Have looked at anew, once, what another version of the program refused or could not cut; tell how many."""
+        if self.catalog.program() == __version__:
+            return 0
+        where = "state = ? AND cause <> ? AND version <> ?"
+        refused = list(self.catalog.files(where, (FileState.REJECTED, RejectCause.ABANDONED, __version__)))
+        for record in refused:
+            self.catalog.set_fingerprint(record.path, AGAIN)
+            if not record.present:  # should it come back
+                self.catalog.set_missing(record.path)
+        uncut = [run.run_id for run in self.catalog.runs("segmentation = 'failed'")]
+        for run_id in uncut:
+            self.catalog.set_pending(run_id)
+        self.catalog.set_program(__version__)
+        self.catalog.commit()
+        return len(refused) + len(uncut)
 
     def unreadable(self, job: StageJob, outcome: Unreadable, fingerprint: Fingerprint) -> list[Action]:
         """Record that a file can't be opened for now. What is known of its bytes stays known."""
@@ -470,6 +512,13 @@ def best_of(holders: list[FileRecord], source: bytes, *, by_path: bool = False) 
     """
     ordered = sorted(holders, key=lambda r: r.path)
     return max(ordered, key=lambda r: (r.rows or 0, r.sha256 or "", not by_path and r.path == source), default=None)
+
+
+def _is_uncut(source: FileRecord, run: RunRecord | None) -> bool:
+    """Tell whether a file is the one from which a run was made that could not be cut."""
+    return (
+        run is not None and run.segmentation == "failed" and run.source == source.path and run.run_id == source.run_id
+    )
 
 
 def _by_path(facts: RunFacts) -> bool:

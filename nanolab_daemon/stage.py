@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -25,10 +26,13 @@ from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rows import Rows, read_rows
 from nanolab_daemon.tasks import (
+    Began,
     CannotWrite,
     Changing,
     Gone,
     NoRows,
+    Quarantined,
+    Reading,
     Refused,
     Staged,
     StageJob,
@@ -39,7 +43,7 @@ from nanolab_daemon.tasks import (
     WorkSettings,
 )
 
-Handler = Callable[[Sequence[StageJob], Callable[[int], None]], list[StageOutcome]]
+Handler = Callable[[Sequence[StageJob], Began], list[StageOutcome]]
 
 FILE_NAME = "part-000.parquet"
 
@@ -53,12 +57,12 @@ def stage_batch(settings: WorkSettings) -> Handler:
     stage_root = Path(settings.stage_root)
     temp = publish.temp_folder(stage_root, settings.owner)
 
-    def handle(jobs: Sequence[StageJob], began: Callable[[int], None]) -> list[StageOutcome]:
+    def handle(jobs: Sequence[StageJob], began: Began) -> list[StageOutcome]:
         outcomes: list[StageOutcome] = []
         made: list[tuple[int, Path]] = []
         for at, job in enumerate(jobs):
             began(at)
-            outcome, encoded = stage_file(job, settings, lab)
+            outcome, encoded = stage_file(job, settings, lab, partial(_note, began, at))
             if isinstance(outcome, Staged) and encoded is not None:
                 try:
                     made.append((at, publish.write_bundle(temp, {FILE_NAME: encoded})))
@@ -73,8 +77,17 @@ def stage_batch(settings: WorkSettings) -> Handler:
     return handle
 
 
-def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOutcome, memoryview | None]:
-    """Read and judge one file; give the verdict and, for a run, its Parquet file in memory. Writes nothing."""
+def _note(began: Began, at: int, reading: Reading) -> None:
+    began(at, reading.pack())
+
+
+def stage_file(
+    job: StageJob, settings: WorkSettings, lab: Lab, read: Callable[[Reading], None] = lambda _: None
+) -> tuple[StageOutcome, memoryview | None]:
+    """Read and judge one file; give the verdict and, for a run, its Parquet file in memory. Writes nothing.
+
+    `read` is told of the bytes before anything is made of them.
+    """
     try:
         contents = rawfile.read(os.path.join(os.fsencode(settings.raw_root), job.path), settings.max_file_bytes)
     except FileNotFoundError:
@@ -88,6 +101,9 @@ def stage_file(job: StageJob, settings: WorkSettings, lab: Lab) -> tuple[StageOu
     sha256 = hashlib.sha256(contents.data).hexdigest()
     if sha256 == job.known_sha256:
         return Unchanged(contents.fingerprint, sha256), None
+    if sha256 in settings.quarantined and not job.force:
+        return Quarantined(contents.fingerprint, sha256), None
+    read(Reading(contents.fingerprint, sha256))
     header: Header | None = None
     try:
         header = _header(contents.data, settings.max_header_bytes)

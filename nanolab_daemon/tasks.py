@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from nanolab_daemon.model import FileState, Fingerprint, OutputFile, Rejection, RunFacts
 
@@ -24,6 +25,37 @@ class WorkSettings:
     max_file_bytes: int
     max_header_bytes: int
     max_columns: int
+    quarantined: frozenset[str] = frozenset()  # contents (SHA-256) that have cost workers their lives
+
+
+_READING = struct.Struct("<4q32s")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The bytes that a worker has read of a file: noted before they are parsed, should it not survive that."""
+
+    fingerprint: Fingerprint
+    sha256: str
+
+    def pack(self) -> bytes:
+        """Write it as a worker's note."""
+        return _READING.pack(*self.fingerprint, bytes.fromhex(self.sha256))
+
+    @classmethod
+    def unpack(cls, note: bytes) -> Self | None:
+        """Read a worker's note; None if there is none: the worker has not come to the end of the file."""
+        if len(note) != _READING.size:
+            return None
+        *mark, digest = _READING.unpack(note)
+        return cls(Fingerprint._make(mark), digest.hex())
+
+
+class Began(Protocol):
+    """What a worker says when it begins an item, and again with a note on what that is."""
+
+    def __call__(self, index: int, note: bytes = b"", /) -> None:
+        """Say that item `index` of the batch is at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +130,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """The file holds the bytes of one that is quarantined: they were not parsed."""
+
+    fingerprint: Fingerprint
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unchanged:
     """The file holds the bytes that are known already."""
 
@@ -148,7 +188,9 @@ class CannotWrite:
         return cls(str(root), error.strerror or str(error), error.errno or 0)
 
 
-StageOutcome = Staged | NoRows | Refused | Unchanged | Changing | Unreadable | Gone | Unselected | CannotWrite
+StageOutcome = (
+    Staged | NoRows | Refused | Quarantined | Unchanged | Changing | Unreadable | Gone | Unselected | CannotWrite
+)
 
 
 @dataclass(frozen=True, slots=True)

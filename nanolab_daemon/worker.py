@@ -23,7 +23,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, TypeAlias
 
-Began: TypeAlias = Callable[[int], None]
+Began: TypeAlias = Callable[..., None]  # an item's index, then perhaps a note about it, as bytes
 Handler: TypeAlias = Callable[[Sequence[Any], Began], Sequence[Any]]
 Factory: TypeAlias = Callable[[Any], Handler]
 
@@ -64,6 +64,7 @@ _PARENTS_ENVIRONMENT = (
 # One thread a worker: the pool is the parallelism.
 _ONE_THREAD = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _OOM_SCORE = b"500"
+_NOTE_AT = 24  # in the page of progress, after three words
 # Stacks of threads and arenas that Polars and Arrow map at their first work and hardly use: 230 MiB measured.
 _MAPPED_UNUSED_MB = 512
 
@@ -79,7 +80,7 @@ class Job:
 
 
 class Progress:
-    """Two words of memory shared by a worker and its parent: the item at work, and since when.
+    """A page of memory shared by a worker and its parent: the item at work, since when, and a note about it.
 
     Marking is a store, not a system call, and what was stored outlives the worker however it dies. The clock is
     CLOCK_MONOTONIC, the same in both processes.
@@ -101,11 +102,20 @@ class Progress:
             os.close(self._fd)
             self._fd = -1
 
-    def mark(self, index: int) -> None:
-        """Say that `index` begins now."""
-        # Time first: a reader between the two stores sees an item that looks too young, never one that looks too old.
-        self._words[1] = time.monotonic_ns()
-        self._words[0] = index
+    def mark(self, index: int, note: bytes = b"", /) -> None:
+        """Say that `index` begins now; if it is the one at work, only the note is taken."""
+        self._words[2] = 0  # half a note is none
+        if index != self._words[0]:
+            # Time first: a reader between the two stores sees an item that looks too young, never too old.
+            self._words[1] = time.monotonic_ns()
+            self._words[0] = index
+        if note:
+            self._map[_NOTE_AT : _NOTE_AT + len(note)] = note
+            self._words[2] = len(note)
+
+    def note(self) -> bytes:
+        """Return the note about the item last marked, which its worker may be about to change unless it is dead."""
+        return self._map[_NOTE_AT : _NOTE_AT + self._words[2]]
 
     def read(self) -> tuple[int, float]:
         """Return the index last marked and the monotonic second at which it was."""

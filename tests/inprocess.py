@@ -73,7 +73,7 @@ class Folders:
         return path.encode()
 
     def stage_jobs(self, *jobs: StageJob) -> list[StageOutcome]:
-        return stage_batch(self.settings)(jobs, lambda _: None)
+        return stage_batch(self.settings)(jobs, lambda *_: None)
 
     def staged(self, path: str, contents: bytes) -> Staged:
         """Write a raw file and stage it, which must succeed."""

@@ -62,7 +62,7 @@ class InlinePool:
         pass  # it is done already
 
     def submit(self, batch_id: int, items: Sequence[object]) -> None:
-        self._done.append(Finished(batch_id, self._handler(items, lambda _: None)))
+        self._done.append(Finished(batch_id, self._handler(items, lambda *_: None)))
         InlinePool.meanwhile(self.name)
         os.eventfd_write(self._bell, 1)
 
