@@ -152,6 +152,8 @@ class Engine:
         self._manifest_due = 0.0
         self._said: set[str] = set()
         self._killed = False
+        self._all_committed = False
+        self._untidy = True
         self._offered_at: dict[bytes | str, float] = {}  # by file or run
         self._lost: set[str] = set()  # runs made again since their staged file could not be cut, and not cut since
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of its share
@@ -164,7 +166,11 @@ class Engine:
     def start(self) -> None:
         """Make the output folders, clear away what an earlier life left half made, and start both pools."""
         paths, owner = self.config.paths, self.catalog.ledger_id
-        self.registrar.recover()
+        try:
+            self.registrar.recover()
+        except OSError as error:
+            words = f"What an earlier life left can't be put in order: {error.filename}: {error.strerror}."
+            raise EngineError(words, advice="Mend the disk or the rights, then start again.") from error
         if renewed := self.registrar.renew():
             self._log.info("tried anew, since the program is another one", **{COUNT: renewed})
         for root in (paths.stage, paths.output):
@@ -194,12 +200,16 @@ class Engine:
         except OSError as error:
             words = f"What was done last can't be recorded: {error.filename}: {error.strerror}."
             raise EngineError(words, advice="The next start does it again.") from error
+        self._all_committed = True
         for lane in (self.staging, self.cutting):
             lane.pool.close(0.5)
         self.kill()
 
     def kill(self) -> None:
-        """End the workers at once and leave no temporary file; what is not committed will be done again."""
+        """End the workers at once and leave no temporary file; what is not committed will be done again.
+
+        It may speak of names that no sync has followed: it must not come into the ledger now.
+        """
         if self._killed:
             return
         self._killed = True
@@ -208,7 +218,9 @@ class Engine:
         self.selector.close()
         try:
             self.catalog.rollback()
-            self.registrar.recover(whole=False)
+            if not self._all_committed:
+                self.registrar.recover()
+            self.registrar.tidy()
         except (sqlite3.Error, OSError):
             return  # the next start clears up
         for root in (self.config.paths.stage, self.config.paths.output):
@@ -288,13 +300,11 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether all that was offered is done and recorded, and the source is at its end."""
-        return (
-            (self.source is None or self.source.finished)
-            and self.staging.empty
-            and self.cutting.empty
-            and not self._manifest_wanted
-            and self.paused is None
-        )
+        return self._is_through and not self._manifest_wanted and self.paused is None
+
+    @property
+    def _is_through(self) -> bool:
+        return (self.source is None or self.source.finished) and self.staging.empty and self.cutting.empty
 
     @property
     def paused(self) -> Pause | None:
@@ -345,10 +355,10 @@ class Engine:
                 self._commit_due = self.paused.until  # it is tried then
             elif self._commit(now):
                 self._commit_due = None
-                if not self.staging.busy and not self.cutting.busy:
-                    self.registrar.forget_announced()
+                self._untidy = True
         else:
             self._commit_due = None
+            self._tidy(now)
 
     # -- the first stage --------------------------------------------------------------------------------------------
 
@@ -601,8 +611,7 @@ class Engine:
         """Write the manifest when its time has come, or when all else is done."""
         if not self._manifest_wanted or self.cutting.holds(""):
             return
-        done = (self.source is None or self.source.finished) and self.staging.empty and self.cutting.empty
-        if now < self._manifest_due and not done:
+        if now < self._manifest_due and not self._is_through:
             return
         if not self._commit(now):  # it is made from what is committed
             return
@@ -680,6 +689,17 @@ class Engine:
                 self._hold(root, error.strerror or str(error), error.errno, now)
             else:
                 self._pauses.tried(pause.place)
+
+    def _tidy(self, now: float) -> None:
+        """Clear up, once for each time that all is done and committed."""
+        if not self._untidy or not self._is_through or self.paused is not None:
+            return
+        try:
+            self.registrar.tidy()
+        except OSError as error:
+            self._blame(error, now)
+        else:
+            self._untidy = False
 
     def _commit(self, now: float) -> bool:
         """Commit, and tell whether it was done. What the disk does not take stands as before, and is tried again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -50,15 +51,17 @@ class Lock:
                 f"The state folder {self._path.parent} is in use by {_words(holder(self._path.parent))}.",
                 advice="Wait for it to end, or stop it.",
             ) from None
-        text = json.dumps({"pid": os.getpid(), "command": self._command, "since": time.time()})
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, text.encode(), 0)
         self._fd = fd
+        text = json.dumps({"pid": os.getpid(), "command": self._command, "since": time.time()})
+        with contextlib.suppress(OSError):  # a full disk: it is locked all the same, only nobody can read by whom
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, text.encode(), 0)
 
     def release(self) -> None:
         """Give the lock back."""
         if self._fd is not None:
-            os.ftruncate(self._fd, 0)
+            with contextlib.suppress(OSError):  # what a file says that nobody has locked is not read
+                os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = None
 

@@ -71,6 +71,7 @@ def write(ledger: Path, stage_root: Path, owner: str) -> int:
         target = stage_root / PATH
         target.parent.mkdir(exist_ok=True)
         (bundle / "manifest.parquet").replace(target)
+        publish.sync(stage_root)  # the ledger is about to say that it is there
     finally:
         publish.discard(bundle)
     return int(built.num_rows)

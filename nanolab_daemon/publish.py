@@ -11,6 +11,7 @@ import ctypes
 import errno
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ TEMP_FOLDER = ".nanolab-tmp"
 """Below each output root, so that moving into place never leaves the file system."""
 
 _ANNOUNCED = "announced-"
+_RUN_FOLDER = re.compile(r"/run_id=[0-9a-f]{16}\Z")
 _TRY_BYTES = 1 << 20
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -37,11 +39,13 @@ def temp_folder(root: Path, owner: str) -> Path:
 
 
 def make_temp_folder(root: Path, owner: str) -> Path:
-    """Make an engine's temporary folder, empty: what an earlier life left in it was never published."""
+    """Make an engine's temporary folder, empty but for notes: what an earlier life left in it was never published."""
     folder = temp_folder(root, owner)
-    shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for entry in folder.iterdir():
+            if not entry.name.startswith(_ANNOUNCED):
+                discard(entry)
     except OSError as error:
         raise EngineError(
             f"{root} can't be written: {error.strerror}.", advice="Give this user the right to write there."
@@ -107,7 +111,8 @@ def announce(temp: Path, moves: Iterable[tuple[Path, str]]) -> None:
 
     The note must be on the disk (`sync`) before the first move. A folder keeps its inode number when it is moved.
     """
-    lines = "".join(f"{bundle.stat().st_ino} {target}\n" for bundle, target in moves)
+    # Begins with an end of line: a process of the same number may have been killed in the middle of its own.
+    lines = "\n" + "".join(f"{bundle.stat().st_ino} {target}\n" for bundle, target in moves)
     fd = os.open(temp / f"{_ANNOUNCED}{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, lines.encode())
@@ -116,18 +121,23 @@ def announce(temp: Path, moves: Iterable[tuple[Path, str]]) -> None:
 
 
 def forget_announced(temp: Path) -> None:
-    """Remove the notes of what was to be moved: the ledger speaks of all of it now."""
+    """Remove the notes of what was to be moved: the ledger speaks of all of it now. One that stays does no harm."""
     for note in temp.glob(_ANNOUNCED + "*"):
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            note.unlink()
 
 
 def announced(root: Path, owner: str) -> Iterator[str]:
-    """Give the places to which bundles were announced to be moved and where these lie now."""
+    """Give the places to which bundles were announced to be moved and where these lie now, each once."""
+    told = set()
     for note in sorted(temp_folder(root, owner).glob(_ANNOUNCED + "*")):
-        for line in note.read_text(errors="replace").split("\n")[:-1]:  # a torn last line was followed by no move
+        for line in note.read_text(errors="replace").split("\n"):
             inode, _, target = line.partition(" ")
+            if target in told or not _RUN_FOLDER.search(target):  # a torn line was followed by no move
+                continue
             with contextlib.suppress(OSError):
                 if str((root / target).stat().st_ino) == inode:
+                    told.add(target)
                     yield target
 
 
@@ -167,9 +177,9 @@ def replace(bundle: Path, target: Path) -> None:
         aside = bundle.with_name(bundle.name + "-old")
         target.rename(aside)
         bundle.rename(target)
-        shutil.rmtree(aside)
+        discard(aside)
         return
-    shutil.rmtree(bundle)  # holds the old one now
+    discard(bundle)  # holds the old one now
 
 
 def discard(path: Path) -> None:
@@ -178,18 +188,25 @@ def discard(path: Path) -> None:
 
 
 def withdraw(target: Path, temp: Path) -> None:
-    """Take a published folder away in one step, so that no reader finds half of it, and remove it."""
+    """Take a published folder away in one step, so that no reader finds half of it, and remove it.
+
+    The folders around it go with it, up to the root, when they are empty: they would say that runs exist. So they do
+    when it is gone already: an earlier life may have come no further.
+    """
     aside = temp / f"{os.getpid()}-{next(_serial)}-old"
-    try:
+    with contextlib.suppress(FileNotFoundError):
         target.rename(aside)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(aside, ignore_errors=True)
-    for folder in (target.parent, target.parent.parent):  # date=…, proc=…: empty ones would say that runs exist
+        discard(aside)
+    root = temp.parent.parent
+    for folder in itertools.takewhile(lambda one: one != root, target.parents):
         try:
             folder.rmdir()
-        except OSError:
-            return
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return
+            raise
 
 
 def sync(root: Path) -> None:

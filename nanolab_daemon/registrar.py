@@ -70,27 +70,45 @@ class Registrar:
         self._unsynced.clear()
         self.catalog.commit()
 
-    def recover(self, *, whole: bool = True) -> None:
-        """Undo what was published but, for a crash, not recorded; what is to be there is made again.
+    def recover(self) -> None:
+        """Have made again what was replaced or moved but, for a crash, not recorded.
 
-        `whole`: look also for runs that were replaced, by the hashes of all that was moved since the last commit at
-        rest. Without it, only what the ledger does not know at all is taken away.
+        Nothing is taken away: readers have what is there, each run of it whole, until what is made again takes its
+        place. What nobody makes again goes with `tidy`.
         """
         for root in (self.stage_root, self.output_root):
             for target in list(publish.announced(root, self.catalog.ledger_id)):
                 self.progress()
-                run = self.catalog.run(target.rpartition("run_id=")[2])
-                if run is None or target not in (run.folder, run.segments_folder):
-                    publish.withdraw(root / target, self._temp(root))
-                elif whole and root == self.stage_root and not _is_as_recorded(root, [run.stage_file]):
-                    self.catalog.set_fingerprint(run.source, AGAIN)
-                elif whole and root == self.output_root and not _is_as_recorded(root, run.segment_files):
+                run = self.catalog.run(_run_of(target))
+                if run is None:
+                    continue
+                if root == self.stage_root and not _is_as_recorded(root, [run.stage_file]):
+                    self._again(run.source)
+                elif root == self.output_root and not _is_as_recorded(root, run.segment_files):
                     self.catalog.set_pending(run.run_id)
+        self.commit()
 
-    def forget_announced(self) -> None:
-        """Let go of the notes about moves; to be called when everything moved is committed."""
+    def tidy(self) -> None:
+        """Take away what was published and belongs to no run of the ledger, then let go of the notes about moves.
+
+        To be called when everything moved is committed and nothing is left to be done: a worker that was killed, or
+        an earlier life, may have moved a run whose raw file nobody has found since.
+        """
+        for root in (self.stage_root, self.output_root):
+            for target in list(publish.announced(root, self.catalog.ledger_id)):
+                run = self.catalog.run(_run_of(target))
+                if run is None or target not in (run.folder, run.segments_folder):
+                    self._withdraw(root, target)
+        self.commit()
         for root in (self.stage_root, self.output_root):
             publish.forget_announced(self._temp(root))
+
+    def _again(self, path: bytes) -> None:
+        """Have a file staged anew by the next scan that finds it."""
+        record = self.catalog.file(path)
+        self.catalog.set_fingerprint(path, AGAIN)
+        if record is not None and not record.present:
+            self.catalog.set_missing(path)
 
     # -- the first stage --------------------------------------------------------------------------------------------
 
@@ -137,8 +155,7 @@ class Registrar:
         elif outcome.bundle is not None:
             publish.discard(Path(outcome.bundle))
         else:
-            publish.withdraw(self.stage_root / outcome.target, self._temp(self.stage_root))
-            self._unsynced.add(self.stage_root)
+            self._withdraw(self.stage_root, outcome.target)
         return actions + self.resolve(facts.run_id)
 
     def _is_plain_copy(self, job: StageJob, outcome: Staged, published: RunRecord) -> bool:
@@ -179,8 +196,7 @@ class Registrar:
     def _publish(self, outcome: Staged, record: FileRecord, before: RunRecord | None) -> None:
         facts = outcome.facts
         if outcome.bundle is not None:
-            publish.replace(Path(outcome.bundle), self.stage_root / outcome.target)
-            self._unsynced.add(self.stage_root)
+            self._replace(self.stage_root, outcome.bundle, outcome.target)
         if before is not None and before.folder != outcome.target:
             self._withdraw_all(before)
         elif before is not None and before.facts.is_cut and not facts.is_cut:
@@ -293,20 +309,16 @@ class Registrar:
     def segmented(self, job: SegmentJob, outcome: Segmented) -> list[Action]:
         """Record a run's segments, and put them in the place of older ones."""
         run = self.catalog.run(job.run_id)
-        target = self.output_root / job.target
         if run is None or run.source_sha256 != outcome.source_sha256 or run.segments_folder != job.target:
             if outcome.bundle is not None:  # the run was published anew meanwhile
                 publish.discard(Path(outcome.bundle))
             elif outcome.outputs and (run is None or run.segments_folder != job.target or not run.facts.is_cut):
-                publish.withdraw(target, self._temp(self.output_root))
-                self._unsynced.add(self.output_root)
+                self._withdraw(self.output_root, job.target)
             return [CutRun(job.run_id)] if run is not None and run.segmentation == "pending" else []
         if outcome.bundle is not None:
-            publish.replace(Path(outcome.bundle), target)
-            self._unsynced.add(self.output_root)
+            self._replace(self.output_root, outcome.bundle, job.target)
         elif not outcome.outputs:
-            publish.withdraw(target, self._temp(self.output_root))
-            self._unsynced.add(self.output_root)
+            self._withdraw(self.output_root, job.target)
         self.catalog.set_segments(job.run_id, outcome.outputs, outcome.rows_outside, self._now())
         words = _segmented_words(len(outcome.outputs), outcome.rows_outside)
         self._say_of_source(run, FileState.SEGMENTED, words)
@@ -471,13 +483,19 @@ class Registrar:
         )
 
     def _withdraw_all(self, run: RunRecord) -> None:
-        publish.withdraw(self.stage_root / run.folder, self._temp(self.stage_root))
-        self._unsynced.add(self.stage_root)
+        self._withdraw(self.stage_root, run.folder)
         self._withdraw_segments(run)
 
     def _withdraw_segments(self, run: RunRecord) -> None:
-        publish.withdraw(self.output_root / run.segments_folder, self._temp(self.output_root))
-        self._unsynced.add(self.output_root)
+        self._withdraw(self.output_root, run.segments_folder)
+
+    def _replace(self, root: Path, bundle: str, target: str) -> None:
+        self._unsynced.add(root)
+        publish.replace(Path(bundle), root / target)
+
+    def _withdraw(self, root: Path, target: str) -> None:
+        self._unsynced.add(root)
+        publish.withdraw(root / target, self._temp(root))
 
     def _temp(self, root: Path) -> Path:
         return publish.temp_folder(root, self.catalog.ledger_id)
@@ -524,6 +542,10 @@ def _is_uncut(source: FileRecord, run: RunRecord | None) -> bool:
 def _by_path(facts: RunFacts) -> bool:
     """Tell whether a run is dated by its file's name or time, so that each copy gives it another date."""
     return facts.date_origin is not DateOrigin.META
+
+
+def _run_of(target: str) -> str:
+    return target.rpartition("run_id=")[2]
 
 
 def _is_as_recorded(root: Path, files: Iterable[OutputFile]) -> bool:

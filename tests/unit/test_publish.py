@@ -140,6 +140,32 @@ def test_withdrawn_run_leaves_no_empty_folder(temp: Path, target: Path) -> None:
     assert not other.parents[1].exists()
 
 
+def test_withdrawing_goes_on_where_a_crash_has_cut_it_short(temp: Path, target: Path) -> None:
+    """Partitions whose last run was just taken away go with the next try."""
+    target.parent.mkdir(parents=True)
+    publish.withdraw(target, temp)
+    assert not target.parents[1].exists()
+    assert temp.exists()
+
+
+def test_notes_survive_a_start_and_a_torn_one_harms_nobody(temp: Path, target: Path) -> None:
+    """What is announced stays known until it is let go of; half a line, or what is no run, names nothing."""
+    run = target.with_name("run_id=0123456789abcdef")
+    bundle, other = (publish.write_bundle(temp, {"p": b"1"}) for _ in range(2))
+    root = temp.parents[1]
+    run.parent.mkdir(parents=True)
+    note = temp / f"announced-{os.getpid()}"
+    note.write_text(f"{run.parent.stat().st_ino} {run.parent.relative_to(root)}\n7")
+    publish.announce(temp, [(bundle, str(run.relative_to(root)))])
+    publish.place(bundle, run)
+    for _ in range(2):
+        publish.make_temp_folder(root, "me")
+        assert list(publish.announced(root, "me")) == [str(run.relative_to(root))]
+    assert not other.exists()
+    publish.forget_announced(temp)
+    assert not list(publish.announced(root, "me"))
+
+
 def test_failed_write_leaves_no_bundle(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle that could not be written whole gives its room back."""
     real = os.write

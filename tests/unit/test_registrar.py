@@ -184,7 +184,7 @@ class Ledgered:
                 self.work_on(min(self.to_cut))
             else:
                 self.registrar.commit()
-                self.registrar.forget_announced()
+                self.registrar.tidy()
                 return
         raise AssertionError("it never ends")
 
@@ -463,6 +463,37 @@ def test_published_but_not_recorded_is_taken_away(one: Ledgered) -> None:
     one.crash()
     one.settle()
     assert not outputs.published(one.folders.stage)
+    one.check_disk()
+
+
+def test_published_but_not_recorded_stays_until_it_is_made_again(one: Ledgered) -> None:
+    """Readers keep what a crash has left unrecorded: the run made again takes its place."""
+    path = one.folders.put("a.csv", CONTENTS["whole"])
+    one.scan()
+    one.work(path)
+    published = outputs.published(one.folders.stage)
+    one.crash()
+    assert outputs.published(one.folders.stage) == published
+    one.scan()
+    one.work(path)
+    assert outputs.published(one.folders.stage) == published
+    one.settle()
+    one.check_disk()
+
+
+@pytest.mark.parametrize("starts", [1, 2, 3])
+def test_starts_that_are_cut_short_forget_nothing(one: Ledgered, starts: int) -> None:
+    """A run that was replaced but not recorded is made again, however many starts come no further than the first."""
+    path = one.folders.put("a.csv", CONTENTS["part"])
+    one.settle()
+    one.folders.put("a.csv", CONTENTS["whole"])
+    one.scan()
+    one.work(path)
+    one.take_in(path)
+    one.folders.put("a.csv", CONTENTS["part"])
+    for _ in range(starts):
+        one.crash()
+    one.settle()
     one.check_disk()
 
 
