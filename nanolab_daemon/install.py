@@ -36,6 +36,8 @@ FOLDERS = Path("/etc/tmpfiles.d")
 SYSTEMD_RUNS = Path("/run/systemd/system")
 NEIGHBOURS = "other-laboratories.conf"
 _SYSTEMS = (Path("/usr"), Path("/lib"), Path("/bin"))  # folders of programs that everybody can read
+_PASSING = (Path("/tmp"), Path("/var/tmp"), Path("/run"))  # noqa: S108 -- nothing is put there
+_ELSEWHERE = f"From a clone: sudo python3 -m venv /opt/{PROGRAM} && sudo /opt/{PROGRAM}/bin/pip install '.[systemd]'"
 _LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,21}")
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 
@@ -89,9 +91,11 @@ def install(wishes: Wishes, tell: Tell) -> None:
     lab = wishes.lab
     text, config = _settings(wishes)
     check_paths(config)
+    _refuse_passing_folders(_folders(config).values(), "Name another folder.")
     others = {one: _config_of(one) for one in installed() if one != lab}
     _refuse_shared_folders(config, others)
     program = program_folders()
+    _refuse_passing_folders(program, f"Install the program where it can stay. {_ELSEWHERE}")
     _require_readable(program)
     user = wishes.user or _user_of_unit(lab) or lab.user
     service = _service(lab, user, config, program)
@@ -103,7 +107,7 @@ def install(wishes: Wishes, tell: Tell) -> None:
         lab.config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _write(lab.config, text, 0o640, tell, group=service.group)
     else:
-        tell(f"kept     {lab.config}")
+        tell(f"kept      {lab.config}")
         shutil.chown(lab.config, group=service.group)
     _write(UNITS / lab.unit, service.unit(), 0o644, tell)
     restart = _tell_neighbours({**others, lab: config}, tell)
@@ -116,7 +120,7 @@ def install(wishes: Wishes, tell: Tell) -> None:
     if wishes.now:
         _call("systemctl", "enable", "--quiet", lab.unit)
         _start(lab, "restart" if was_active else "start")
-        tell(f"{'restarted' if was_active else 'started'} {lab.unit}; it starts with the machine")
+        tell(f"{'restarted ' if was_active else 'started   '}{lab.unit}; it starts with the machine")
     elif was_active:
         _start(lab, "restart")
         tell(f"restarted {lab.unit}")
@@ -206,6 +210,15 @@ def program_folders() -> list[Path]:
     return found
 
 
+def _refuse_passing_folders(folders: Iterable[Path], advice: str) -> None:
+    """Refuse what lies in a temporary folder: the service has its own, and the machine empties them."""
+    for folder in folders:
+        if any(folder.is_relative_to(one) for one in _PASSING):
+            raise UsageError(
+                f"{shown(str(folder))} is in a temporary folder, which a service can't see.", advice=advice
+            )
+
+
 def _require_readable(program: Iterable[Path]) -> None:
     """Refuse an installation that only its owner can read: the service runs as another user."""
     for folder in program:
@@ -216,8 +229,7 @@ def _require_readable(program: Iterable[Path]) -> None:
             raise EngineError(
                 f"The service's user could not read the program: {closed} is closed to others.",
                 advice="Open it, or install the program where everybody can read it:\n"
-                f"sudo chmod -R a+rX {shlex.quote(str(folder))}\n"
-                f"sudo python3 -m venv /opt/{PROGRAM} && sudo /opt/{PROGRAM}/bin/pip install '.[systemd]'",
+                f"sudo chmod -R a+rX {shlex.quote(str(folder))}\n{_ELSEWHERE}",
             )
 
 
@@ -274,9 +286,9 @@ def _make_user(service: Service, tell: Tell) -> None:
         file = USERS / f"{service.lab.stem}.conf"
         _write(file, service.sysusers(), 0o644, tell)
         _call("systemd-sysusers", str(file))
-        tell(f"made     user and group {service.user}")
+        tell(f"made      user and group {service.user}")
     else:
-        tell(f"kept     user {service.user}")
+        tell(f"kept      user {service.user}")
 
 
 def _make_folders(service: Service, tell: Tell) -> None:
@@ -296,11 +308,11 @@ def _make_folders(service: Service, tell: Tell) -> None:
                 f"{shlex.quote(str(folder))}",
             )
         _require_access(service, folder)
-        tell(f"{'made     ' if folder in new else 'kept     '}{folder}")
+        tell(f"{'made      ' if folder in new else 'kept      '}{folder}")
 
 
 def _require_access(service: Service, folder: Path) -> None:
-    if not _may(service.user, folder, os.R_OK | os.W_OK | os.X_OK):
+    if not _may(service.user, folder, write=True):
         raise EngineError(
             f"The user {service.user} can't write in {folder}.",
             advice=f"Type: sudo chown -R {service.user}:{service.group} {shlex.quote(str(folder))}",
@@ -310,29 +322,22 @@ def _require_access(service: Service, folder: Path) -> None:
 def _doubts(service: Service) -> Iterator[str]:
     """Say what may keep the service from working, though nothing is wrong with it."""
     raw = service.paths.raw
-    if not _may(service.user, raw, os.R_OK | os.X_OK):
+    if not _may(service.user, raw, write=False):
         yield (
-            f"NOTE     {service.user} can't read {raw}. Type: "
+            f"NOTE      {service.user} can't read {raw}. Type: "
             f"sudo setfacl -R -m u:{service.user}:rX -m d:u:{service.user}:rX {shlex.quote(str(raw))}"
         )
     for folder in service.program:
         if any(folder.is_relative_to(home) for home in unit.HOMES):
-            yield f"NOTE     the program lies in {folder}: the service ends when that is moved or deleted"
+            yield f"NOTE      the program lies in {folder}: the service ends when that is moved or deleted"
 
 
-def _may(user: str, path: Path, mode: int) -> bool:
-    """Tell what a user may do with a path, folders above it included, by being that user for a moment."""
-    ask = f"import os, sys; sys.exit(not os.access({str(path)!r}, {mode}))"
-    account = pwd.getpwnam(user)
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", ask],
-        user=account.pw_uid,
-        group=account.pw_gid,
-        extra_groups=os.getgrouplist(user, account.pw_gid),
-        capture_output=True,
-        check=False,
-    )
-    return done.returncode == 0
+def _may(user: str, path: Path, *, write: bool) -> bool:
+    """Tell whether a user can list a folder, and write in it, folders above it included, by being that user."""
+    # Not by this interpreter, which may lie where that user can't go.
+    being = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups", "test"]
+    tests = [flag for one in ("-r", "-x", *(["-w"] if write else [])) for flag in ("-a", one, str(path))]
+    return _succeeds(*being, *tests[1:])
 
 
 def _start(lab: Lab, verb: str) -> None:
@@ -356,16 +361,16 @@ def uninstall(lab: Lab, tell: Tell) -> None:
         )
     user = _user_of_unit(lab) or lab.user
     _call("systemctl", "disable", "--now", "--quiet", lab.unit)
-    tell(f"stopped  {lab.unit}")
+    tell(f"stopped   {lab.unit}")
     own = UNITS / f"{lab.unit}.d"
     files = (UNITS / lab.unit, own / NEIGHBOURS, USERS / f"{lab.stem}.conf", FOLDERS / f"{lab.stem}.conf")
     for file in files:
         if file.exists():
             file.unlink()
-            tell(f"removed  {file}")
+            tell(f"removed   {file}")
     if own.is_dir():
         if any(own.iterdir()):
-            tell(f"kept     {own}, which holds changes of your own")
+            tell(f"kept      {own}, which holds changes of your own")
         else:
             own.rmdir()
     labs: dict[Lab, Config] = {}
@@ -374,11 +379,11 @@ def uninstall(lab: Lab, tell: Tell) -> None:
     _tell_neighbours(labs, tell)
     _call("systemctl", "daemon-reload")
     subprocess.run(["systemctl", "reset-failed", lab.unit], capture_output=True, check=False)
-    tell(f"kept     {lab.config}")
+    tell(f"kept      {lab.config}")
     try:
         paths = settings.load(lab.config, environ={}).paths
     except NanolabError:
-        tell(f"kept     the data; where it is can't be told, as {lab.config} can't be read")
+        tell(f"kept      the data; where it is can't be told, as {lab.config} can't be read")
     else:
         for words, folder in (
             ("raw files, never touched", paths.raw),
@@ -386,8 +391,8 @@ def uninstall(lab: Lab, tell: Tell) -> None:
             ("segments", paths.output),
             ("the ledger", paths.state),
         ):
-            tell(f"kept     {folder} ({words})")
-    tell(f"kept     user {user}, to whom the data belongs")
+            tell(f"kept      {folder} ({words})")
+    tell(f"kept      user {user}, to whom the data belongs")
 
 
 # -- what is there --------------------------------------------------------------------------------------------------
@@ -416,7 +421,7 @@ def _tell_neighbours(labs: Mapping[Lab, Config], tell: Tell) -> set[Lab]:
         if not hidden:
             if file.exists():
                 file.unlink()
-                tell(f"removed  {file}")
+                tell(f"removed   {file}")
                 if not any(file.parent.iterdir()):
                     file.parent.rmdir()
         elif _write(file, unit.neighbours(hidden), 0o644, tell):
@@ -432,7 +437,7 @@ def _write(file: Path, text: str, mode: int, tell: Tell, *, group: str | None = 
     """Write a file whole or not at all; tell whether anything has changed."""
     before = _read(file)
     if before == text:
-        tell(f"kept     {file}")
+        tell(f"kept      {file}")
         return False
     file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.new")
@@ -441,7 +446,7 @@ def _write(file: Path, text: str, mode: int, tell: Tell, *, group: str | None = 
     if group is not None:
         shutil.chown(new, group=group)
     new.replace(file)
-    tell(f"{'replaced' if before else 'wrote   '} {file}")
+    tell(f"{'replaced  ' if before else 'wrote     '}{file}")
     return True
 
 

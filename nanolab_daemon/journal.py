@@ -19,6 +19,7 @@ _LONGEST_NAME = 64  # of a field; the journal drops longer ones without a word
 
 # Of kinds of events, for ever: docs/journal.md has the table.
 MESSAGE_IDS = {
+    "watching": "5891389917e54831984e6c9dd767df7c",
     "running": "da21da2ac97a480e854823813f1a8d1c",
     "stopping": "3f89123d944240168b72f04f2ef76b8e",
     "stopped": "58e87666bdf24d74ba465087bd4e6a47",

@@ -47,12 +47,15 @@ class Done:
 class Machine:
     """A booted container; `run` runs a command in it as root.
 
-    `binds` are folders of the host that it sees read-only at the same place. With `network` it uses the host's.
+    `binds` are folders that it sees read-only: what they are called inside, and where they are on the host. With
+    `network` it uses the host's.
     """
 
-    def __init__(self, *, base: Path = Path("/"), binds: Sequence[Path] = (), network: bool = False) -> None:
+    def __init__(
+        self, *, base: Path = Path("/"), binds: Mapping[str, Path] | None = None, network: bool = False
+    ) -> None:
         self._base = base
-        self._binds = binds
+        self._binds = binds or {}
         self._network = network
         self._work = Path(tempfile.mkdtemp(prefix="machine-", dir="/var/tmp"))
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -93,16 +96,17 @@ class Machine:
             command += ["--register=no", "--keep-unit", "--link-journal=no", "--console=pipe", "--resolv-conf=off"]
             # systemd-nspawn 252 does not know Landlock, which services inside may use as on any machine.
             command += ["--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self"]
-            command += [f"--bind-ro={folder}" for folder in self._binds]
+            command += [f"--bind-ro={folder}:{inside}" for inside, folder in self._binds.items()]
             command += [] if self._network else ["--private-network"]
             command += ["systemd.unit=basic.target"]
-            self._nspawn = subprocess.Popen(
-                command,
-                env={**os.environ, "NOTIFY_SOCKET": os.fspath(bell), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=(self._work / "console").open("wb"),
-                stderr=subprocess.STDOUT,
-            )
+            with (self._work / "console").open("wb") as console:
+                self._nspawn = subprocess.Popen(
+                    command,
+                    env={**os.environ, "NOTIFY_SOCKET": os.fspath(bell), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=subprocess.STDOUT,
+                )
             ready = False
             while not ready:
                 try:
