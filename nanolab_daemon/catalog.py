@@ -55,6 +55,7 @@ class FileRecord:
     version: str
     seen_at: float
     judged_at: float
+    terms: str | None = None  # on which it was judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +289,7 @@ class Catalog:
             self._runs_changed()
         self._write_file(
             record.path,
-            f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * 23)})",
+            f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * 24)})",
             (
                 record.path,
                 os.path.dirname(record.path),
@@ -310,6 +311,7 @@ class Catalog:
                 record.version,
                 record.seen_at,
                 record.judged_at,
+                record.terms,
             ),
         )
 
@@ -325,6 +327,19 @@ class Catalog:
             path,
             "UPDATE files SET size_bytes = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, present = 1 WHERE path = ?",
             (*fingerprint, path),
+        )
+
+    def terms_in_use(self) -> set[tuple[str | None, str | None]]:
+        """Give procedure and terms of all that was judged for good: sources of runs, and what was refused."""
+        return set(self._db.execute(f"SELECT DISTINCT proc, terms FROM files WHERE {_JUDGED}"))
+
+    def outdate(self, proc: str | None, terms: str | None, fingerprint: Fingerprint) -> int:
+        """Give all that was judged on some terms a fingerprint by which it is judged anew; tell how many."""
+        self._settled.clear()
+        return self._write(
+            f"UPDATE files SET size_bytes = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE {_JUDGED}"
+            " AND proc IS ? AND terms IS ?",
+            (*fingerprint, proc, terms),
         )
 
     def set_missing(self, path: bytes) -> None:
@@ -564,9 +579,14 @@ class Catalog:
         return dict(zip(("runs", "rows", "segments", "source_missing", "pending"), row, strict=True))
 
 
+# What has cost workers their lives, or was given up for want of rows, is not judged by the settings.
+_JUDGED = (
+    "present AND (state IN ('staged', 'segmented') OR state = 'rejected'"
+    " AND cause NOT IN ('abandoned', 'crashed', 'timed_out', 'out_of_memory', 'internal'))"
+)
 _FILE = (
     "path, present, size_bytes, mtime_ns, ctime_ns, inode, sha256, state, reason, proc, run_id, rows,"
-    " cause, line, text, advice, attempts, republished, skip_bad_rows, version, seen_at, judged_at"
+    " cause, line, text, advice, attempts, republished, skip_bad_rows, version, seen_at, judged_at, terms"
 )
 _RUN = (
     "run_id, proc, start_us, date, date_origin, rows, complete, expected_rows, expected_end_s, rule,"
@@ -578,7 +598,7 @@ _RUN = (
 
 def _file(row: tuple[Any, ...]) -> FileRecord:
     path, present, size, mtime, ctime, inode, sha256, state, reason, proc, run_id, rows = row[:12]
-    cause, line, text, advice, attempts, republished, skip, version, seen_at, judged_at = row[12:]
+    cause, line, text, advice, attempts, republished, skip, version, seen_at, judged_at, terms = row[12:]
     return FileRecord(
         path=path,
         present=bool(present),
@@ -596,6 +616,7 @@ def _file(row: tuple[Any, ...]) -> FileRecord:
         version=version,
         seen_at=seen_at,
         judged_at=judged_at,
+        terms=terms,
     )
 
 

@@ -80,10 +80,16 @@ CREATE TABLE quarantine (
 ) WITHOUT ROWID;
 """
 
+_TERMS = """
+-- on which terms the file was judged (see terms.py); NULL: before that was noted, so it is judged anew
+ALTER TABLE files ADD COLUMN terms TEXT;
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("files and runs", _FIRST),
     ("flags and kinds of segments", _FLAGS),
     ("quarantine", _QUARANTINE),
+    ("terms", _TERMS),
 )
 
 

@@ -63,6 +63,7 @@ from nanolab_daemon.tasks import (
     Unreadable,
     WorkSettings,
 )
+from nanolab_daemon.terms import Terms
 
 BATCH_FILES = 32
 BATCH_BYTES = 2 << 20
@@ -115,6 +116,7 @@ class Engine:
         self._began = time.monotonic()
         self._quarantine = catalog.quarantine(__version__)
         settings = work_settings(config, catalog.ledger_id, self._quarantine)
+        self.registrar.terms = Terms(settings).of
         pools = config.pools
         self.staging: Lane[StageJob, StageOutcome] = Lane(
             Pool(
@@ -173,6 +175,7 @@ class Engine:
             raise EngineError(words, advice="Mend the disk or the rights, then start again.") from error
         if renewed := self.registrar.renew():
             self._log.info("tried anew, since the program is another one", **{COUNT: renewed})
+        self._outdate()
         for root in (paths.stage, paths.output):
             publish.make_temp_folder(root, owner)
             self._devices[root] = root.stat().st_dev
@@ -232,6 +235,12 @@ class Engine:
         settings = work_settings(config, self.catalog.ledger_id, self._quarantine)
         for lane in (self.staging, self.cutting):
             lane.pool.reconfigure(settings)
+        self.registrar.terms = Terms(settings).of
+        self._outdate()
+
+    def _outdate(self) -> None:
+        if number := self.registrar.outdate():
+            self._log.info("done anew, since the settings have changed", **{COUNT: number})
 
     def adopt_places(self, places: Iterable[Place]) -> None:
         """Take the raw folder and the mounts below it as they are now for the true ones."""

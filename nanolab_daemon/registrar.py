@@ -60,6 +60,7 @@ class Registrar:
         self.stage_root = stage_root
         self.output_root = output_root
         self._now = now
+        self.terms: Callable[[str | None], str] | None = None  # of today, by procedure; None: they never change
         self.progress: Callable[[], None] = lambda: None  # called now and then by what may take long
         self._unsynced: set[Path] = set()
 
@@ -131,6 +132,7 @@ class Registrar:
             run_id=facts.run_id,
             rows=facts.rows,
             skip_bad_rows=outcome.skipped,
+            terms=outcome.terms,
         )
         self.catalog.put_file(record)
         actions = self._left(before, facts.run_id)
@@ -156,6 +158,8 @@ class Registrar:
             publish.discard(Path(outcome.bundle))
         else:
             self._withdraw(self.stage_root, outcome.target)
+        if self._is_outdated(record):
+            actions.append(StageAgain(job.path))  # the settings have changed while it was done
         return actions + self.resolve(facts.run_id)
 
     def _is_plain_copy(self, job: StageJob, outcome: Staged, published: RunRecord) -> bool:
@@ -189,6 +193,7 @@ class Registrar:
                 run_id=facts.run_id,
                 rows=facts.rows,
                 skip_bad_rows=outcome.skipped,
+                terms=outcome.terms,
             )
         )
         return True
@@ -242,9 +247,13 @@ class Registrar:
             proc=outcome.proc,
             rejection=outcome.rejection,
             attempts=attempts,
+            terms=outcome.terms,
         )
         self.catalog.put_file(record)
-        return self._left(before, None)
+        again: list[Action] = []
+        if self._is_outdated(record):
+            again.append(StageAgain(job.path))  # the settings have changed while it was done
+        return again + self._left(before, None)
 
     def quarantine(self, job: StageJob, outcome: Refused, attempts: int) -> list[Action]:
         """Record that a file has cost workers their lives, and that its bytes are not to be parsed again."""
@@ -276,6 +285,21 @@ class Registrar:
         self.catalog.set_program(__version__)
         self.catalog.commit()
         return len(refused) + len(uncut)
+
+    def _is_outdated(self, record: FileRecord) -> bool:
+        return self.terms is not None and record.terms != self.terms(record.proc)
+
+    def outdate(self) -> int:
+        """Have done anew what was done under other settings than today's; tell how many files that are."""
+        if self.terms is None:
+            return 0
+        number = 0
+        for proc, terms in self.catalog.terms_in_use():
+            if terms != self.terms(proc):
+                number += self.catalog.outdate(proc, terms, AGAIN)
+        if number:
+            self.catalog.commit()
+        return number
 
     def unreadable(self, job: StageJob, outcome: Unreadable, fingerprint: Fingerprint) -> list[Action]:
         """Record that a file can't be opened for now. What is known of its bytes stays known."""
@@ -379,6 +403,8 @@ class Registrar:
     def returned(self, record: FileRecord) -> list[Action]:
         """Record that a vanished path is back as it was."""
         self.catalog.set_fingerprint(record.path, record.fingerprint)
+        if record.state in HAS_RUN | {FileState.REJECTED} and self._is_outdated(record):
+            return [StageAgain(record.path)]  # the settings have changed while it was away
         return self.resolve(record.run_id) if record.run_id else []
 
     def moved(self, record: FileRecord, path: bytes, fingerprint: Fingerprint) -> list[Action]:
@@ -460,6 +486,7 @@ class Registrar:
         rejection: Rejection | None = None,
         attempts: int = 0,
         skip_bad_rows: bool = False,
+        terms: str = "",
     ) -> FileRecord:
         now = self._now()
         grown = before is not None and run_id is not None and before.run_id == run_id and before.sha256 != sha256
@@ -480,6 +507,7 @@ class Registrar:
             version=__version__,
             seen_at=before.seen_at if before else now,
             judged_at=now,
+            terms=terms or (self.terms(proc) if self.terms else None),
         )
 
     def _withdraw_all(self, run: RunRecord) -> None:

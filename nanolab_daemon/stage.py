@@ -42,6 +42,7 @@ from nanolab_daemon.tasks import (
     Unselected,
     WorkSettings,
 )
+from nanolab_daemon.terms import Terms
 
 Handler = Callable[[Sequence[StageJob], Began], list[StageOutcome]]
 
@@ -56,6 +57,7 @@ def stage_batch(settings: WorkSettings) -> Handler:
     )
     stage_root = Path(settings.stage_root)
     temp = publish.temp_folder(stage_root, settings.owner)
+    terms = Terms(settings)
 
     def handle(jobs: Sequence[StageJob], began: Began) -> list[StageOutcome]:
         outcomes: list[StageOutcome] = []
@@ -63,6 +65,10 @@ def stage_batch(settings: WorkSettings) -> Handler:
         for at, job in enumerate(jobs):
             began(at)
             outcome, encoded = stage_file(job, settings, lab, partial(_note, began, at))
+            if isinstance(outcome, Staged):
+                outcome = replace(outcome, terms=terms.of(outcome.facts.proc))
+            elif isinstance(outcome, Refused):
+                outcome = replace(outcome, terms=terms.of(outcome.proc))
             if isinstance(outcome, Staged) and encoded is not None:
                 try:
                     made.append((at, publish.write_bundle(temp, {FILE_NAME: encoded})))

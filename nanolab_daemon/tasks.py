@@ -106,6 +106,7 @@ class Staged:
     bundle: str | None
     skipped: bool = False  # bad rows were allowed to be left out
     remarks: tuple[str, ...] = ()  # things to be said once per procedure, such as an unknown column
+    terms: str = ""  # on which it was judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ class Refused:
     sha256: str | None
     rejection: Rejection
     proc: str | None = None
+    terms: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Folders:
     owner: str = OWNER
     procedures: Mapping[str, object] | None = None
     min_segment_points: int = 5
+    timezone: str = "America/Santiago"
 
     @property
     def raw(self) -> Path:
@@ -52,7 +53,7 @@ class Folders:
             stage_root=str(self.stage),
             output_root=str(self.output),
             owner=self.owner,
-            timezone="America/Santiago",
+            timezone=self.timezone,
             procedures=self.procedures or {},
             min_segment_points=self.min_segment_points,
             max_file_bytes=1 << 24,

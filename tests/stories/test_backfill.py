@@ -374,7 +374,7 @@ class TestChanges:
 
 
 def test_registry_that_learns_how_a_procedure_is_cut(place: Place) -> None:
-    """What was staged before the registry knew its phases gets them by `--force`, and loses them so, too."""
+    """What was staged before the registry knew its phases gets them by the next backfill, and loses them so, too."""
     lab = instrument.lab(place.raw, 6)
     place.backfill()
     cut, states = place.snapshot(), place.states()
@@ -382,15 +382,16 @@ def test_registry_that_learns_how_a_procedure_is_cut(place: Place) -> None:
     untaught = place.root / "untaught.toml"
     untaught.write_text('[procedures.It]\nsegments = ""\n')
 
-    place.backfill(untaught, force=True)
+    assert place.backfill(untaught).staged_done == 2
     assert place.states() == {path: "staged" if "It" in path else "segmented" for path in lab}
     assert not list(place.output.glob("it_segments/**/*.parquet"))
     kinds = {run.facts.proc: run.facts.segment_kind for run in place.runs().values()}
     assert kinds == {"IV": "sweep", "IVg": "sweep", "It": None}
 
-    assert place.backfill().staged_done == 0
-    place.backfill(force=True)
+    assert place.backfill(untaught).staged_done == 0
+    assert place.backfill().staged_done == 2
     assert place.states() == states
+    assert place.backfill().staged_done == 0
     outputs.assert_equal(cut, place.snapshot(), ignoring=outputs.TIMES)
 
 

@@ -1,4 +1,4 @@
-"""A procedure that nobody knows is staged as it is; once the configuration knows it, `retry` does all of it again."""
+"""A procedure that nobody knows is staged as it is; once the configuration knows it, all of it is done again."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def complete(lab: Lab) -> list[bool | None]:
     return [run.facts.completeness.complete for run in lab.runs().values()]
 
 
-def test_retry_makes_the_whole_of_it(tmp_path: Path) -> None:
-    """Files of an unknown procedure are staged, said once; with the procedure configured, `retry` cuts them too."""
+def test_a_backfill_makes_the_whole_of_it(tmp_path: Path) -> None:
+    """Files of an unknown procedure are staged, said once; once it is configured, the next backfill cuts them."""
     lab = Lab(tmp_path)
     paths = [novel(lab, number) for number in range(3)]
     (lab.home / "config.toml").write_text(toml(lab.config))
@@ -56,15 +56,17 @@ def test_retry_makes_the_whole_of_it(tmp_path: Path) -> None:
     assert complete(lab) == [None] * 3
 
     (lab.home / "config.toml").write_text(toml(lab.config) + KNOWLEDGE)
-    assert UNKNOWN not in command(lab, "retry", *paths)
+    assert UNKNOWN not in command(lab, "backfill")
     assert {lab.state_of(path) for path in paths} == {"segmented"}
     assert complete(lab) == [True] * 3
     assert len(list(lab.output.glob("novel_segments/**/*.parquet"))) == 18
     command(lab, "verify")
+    command(lab, "retry", *paths)
+    assert {run.revision for run in lab.runs().values()} == {3}
 
 
 def test_a_running_daemon_learns_it_at_sighup(tmp_path: Path) -> None:
-    """The daemon takes over a new procedure without a restart; files that come then and retried ones are cut."""
+    """The daemon takes over a new procedure without a restart; all its files, new and old, are cut."""
     lab = Lab(tmp_path)
     old = novel(lab, 0)
     lab.age()
@@ -77,8 +79,7 @@ def test_a_running_daemon_learns_it_at_sighup(tmp_path: Path) -> None:
         until(lambda: "onfiguration" in log.read_text(), what="for the daemon to look at its configuration")
         assert "needs a restart" not in log.read_text()
 
-        command(lab, "retry", old)
-        until(lambda: lab.state_of(old) == "segmented", what="for the retried file")
+        until(lambda: lab.state_of(old) == "segmented", what="for the file that was there")
         new = novel(lab, 1)
         until(lambda: lab.state_of(new) == "segmented", what="for the new file")
         assert complete(lab) == [True, True]

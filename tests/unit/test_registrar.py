@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import outputs
 import pytest
@@ -39,6 +40,7 @@ from nanolab_daemon.tasks import (
     StageOutcome,
     Unchanged,
 )
+from nanolab_daemon.terms import Terms
 
 _ONE = iv(1)
 _UNDATED = replace(iv(2).first(12), start_time=None)
@@ -65,6 +67,14 @@ THEMES = [
     sorted(CONTENTS),
 ]
 """What one lab meets: few files, so that they are often of one run."""
+SETTINGS: list[dict[str, Any]] = [
+    {"timezone": "America/Santiago"},
+    {"timezone": "Asia/Tokyo"},
+    {"min_segment_points": 5},
+    {"min_segment_points": 12},
+    {"procedures": None},
+    {"procedures": {"IV": {"segments": ""}, "It": {"columns": ["t (s)", "I (A)", "VL (V)"]}}},
+]
 PATHS = ["a.csv", "b.csv", "2025-01-02/a.csv", "2025-01-02/c.csv", "2025-01-03/b.csv"]
 
 
@@ -81,11 +91,18 @@ class Ledgered:
         self.folders = replace(self.folders, owner=self.catalog.ledger_id)
         self.registrar = Registrar(self.catalog, self.folders.stage, self.folders.output, time.time)
         self.registrar.recover()
+        self.tune()
         self.folders.make()
         self.waiting: dict[bytes, StageJob] = {}
         self.answered: dict[bytes, tuple[StageJob, StageOutcome]] = {}
         self.to_cut: set[str] = set(self.catalog.pending_runs())
         self.cut: dict[str, tuple[SegmentJob, SegmentOutcome]] = {}
+
+    def tune(self, **settings: Any) -> None:
+        """Change the settings; what workers hold in their hands is done on the old ones."""
+        self.folders = replace(self.folders, **settings)
+        self.registrar.terms = Terms(self.folders.settings).of
+        self.registrar.outdate()
 
     def crash(self) -> None:
         """Lose what is not committed, and everybody at work."""
@@ -242,7 +259,7 @@ def names_a_copy(states: dict[bytes, tuple[object, ...]]) -> dict[bytes, tuple[o
 def assert_as_fresh(one: Ledgered, home: Path) -> None:
     """Compare with a ledger that saw only what is there now, in the order of paths."""
     fresh_home = Path(tempfile.mkdtemp(dir=home))
-    fresh = Ledgered(Folders(fresh_home), fresh_home / FILE_NAME)
+    fresh = Ledgered(replace(one.folders, root=fresh_home), fresh_home / FILE_NAME)
     shutil.rmtree(fresh.folders.raw)
     fresh.folders.raw.symlink_to(one.folders.raw)
     fresh.settle()
@@ -323,6 +340,10 @@ class World(RuleBasedStateMachine):
             shutil.copy2(origin, to)
             if not keep:
                 self.tick(to)
+
+    @rule(change=st.sampled_from(SETTINGS))
+    def tune(self, change: dict[str, Any]) -> None:
+        self.one.tune(**change)
 
     @precondition(lambda self: self.there())
     @rule(data=st.data())
