@@ -86,6 +86,8 @@ class Machine:
         (self.root / "etc/machine-id").write_text(uuid.uuid4().hex + "\n")  # an empty one would be a first boot
         for name in ("etc/hostname", "etc/fstab"):
             (self.root / name).unlink(missing_ok=True)
+        if self._network:
+            shutil.copyfile("/etc/resolv.conf", self.root / "etc/resolv.conf")
 
     def _boot(self) -> None:
         bell = self._work / "bell"

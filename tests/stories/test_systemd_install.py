@@ -1,4 +1,4 @@
-"""`service install` and `service uninstall` on a real systemd: for the first time, again, wrongly, and away with it."""
+"""`service install` and `service uninstall` on a real systemd: the first time, again, wrongly, and away with it."""
 
 from __future__ import annotations
 
