@@ -317,7 +317,7 @@ class Follower:
         if entry.probe is None:
             entry.probe = Probe(self.registry, self.config.limits.max_header_kb << 10)
         try:
-            glance = self.engine.raw.call(path, entry.probe.look, os.path.join(self._root, path))
+            glance = self.engine.raw.call(path, entry.probe.look, self._root, path)
         except OSError:
             glance = Glance(None)
         entry.track = entry.track.looked(glance)

@@ -151,7 +151,9 @@ def _unfinished(
             )
     if len(raw) >= max_bytes:
         return FileRejectedError(
-            RejectCause.TOO_LARGE, f"The header goes on past {max_bytes} bytes without a line of column labels."
+            RejectCause.TOO_LARGE,
+            f"The header goes on past {max_bytes:,} bytes without a line of column labels.",
+            advice="If it is a measurement, raise limits.max_header_kb in the configuration, and retry it.",
         )
     return HeaderIncompleteError("The file ends before its column labels: its header is being written, or was cut.")
 

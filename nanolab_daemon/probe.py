@@ -7,6 +7,7 @@ parent process. What it says decides when a file is staged, never what is publis
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 
 from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError
@@ -14,6 +15,7 @@ from nanolab_daemon.header import parse_header
 from nanolab_daemon.model import FileState, Header
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.ramps import expectation, is_proven, longest_silence_s, proof_column
+from nanolab_daemon.rawfile import open_below
 from nanolab_daemon.settle import Glance
 
 _CHUNK = 1 << 20
@@ -32,10 +34,12 @@ class Probe:
     _rows: int = 0
     _last_line: bytes = b""
 
-    def look(self, path: bytes | str) -> Glance:
-        """Look into the file as it is now; raises OSError if it can't be opened."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    def look(self, root: bytes | str, path: bytes) -> Glance:
+        """Look into the file at `path` below `root` as it is now; raises OSError if it can't be opened."""
+        fd = open_below(root, path)
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return _UNREADABLE
             if not self._head or os.pread(fd, len(self._head), 0) != self._head:
                 self._restart(os.pread(fd, self.max_header_bytes, 0))
             if self._header is None:

@@ -69,13 +69,33 @@ def _signed(inode: int) -> int:
     return inode - (1 << 64) if inode > _LARGEST else inode
 
 
-def read(path: bytes | str, max_bytes: int) -> Contents:
+def open_below(root: bytes | str, path: bytes) -> int:
+    """Open what stands at `path`, relative to `root`, for reading; raises OSError, also where a link is on the way.
+
+    Folder by folder, since a name may stand for something else by now than it did for the scan: no part is followed
+    out of the raw folder. Works at any depth, beyond the length of a path that the kernel takes at once, too.
+    """
+    *folders, name = path.split(b"/")
+    if b".." in folders or name == b"..":
+        raise FileNotFoundError(errno.ENOENT, "leads out of the raw folder", path)
+    at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            below = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+        # O_NONBLOCK: opening a pipe would wait for its writer
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def read(root: bytes | str, path: bytes, max_bytes: int) -> Contents:
     """Read a regular file whole. Tries again when it changes meanwhile, and says so if it goes on changing.
 
     Raises OSError, or FileRejectedError (TOO_LARGE, NOT_INSTRUMENT_FILE for what is no regular file).
     """
-    # O_NONBLOCK: opening a pipe would wait for its writer; O_NOFOLLOW: a link could lead out of the raw folder
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    fd = open_below(root, path)
     try:
         for _ in range(_TRIES):
             before = os.fstat(fd)
@@ -85,7 +105,7 @@ def read(path: bytes | str, max_bytes: int) -> Contents:
                 raise FileRejectedError(
                     RejectCause.TOO_LARGE,
                     f"The file has {before.st_size:,} bytes, more than the limit of {max_bytes:,}.",
-                    advice="If it is a measurement, raise limits.max_file_mb in the configuration.",
+                    advice="If it is a measurement, raise limits.max_file_mb in the configuration, and retry it.",
                 )
             data = _read_all(fd, before.st_size)
             after = os.fstat(fd)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +21,7 @@ from nanolab_daemon.errors import FileRejectedError, RejectCause
 _NUMBER = rb"[ \t]*+[+-]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|nan|inf(?:inity)?)[ \t]*+"
 _WIDEST_PATTERN = 64  # one pattern for a whole row is quick; for thousands of columns, making it is not
 _SHOWN = 120
+_MOST_COMMENTS = 1 << 20  # bytes of lines beginning with # between the rows: they are kept with the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +106,41 @@ def _read_slowly(
     problem: str,
 ) -> Rows:
     """Find the bad rows one by one: only for files in which the quick reader met one."""
-    good: list[bytes] = []
-    bad: list[tuple[int, bytes]] = []
+    good = bytearray()
+    bad = 0
+    first: tuple[int, str] | None = None
     fits = _row_test(width)
     commented = {line for line, _ in comments}
     number = first_line - 1
-    for line in body.split(b"\n"):
+    for line in _lines(body):
         number += 1
         while number in commented:
             number += 1
         if fits(line):
-            good.append(line)
+            good += line
+            good += b"\n"
         elif line.strip():
-            bad.append((number, line.rstrip(b"\r")))
+            text = line.rstrip(b"\r")
             if not skip_bad:
-                break
-    if bad and not skip_bad:
-        raise _rejected(bad[0][0], bad[0][1], width)
+                raise _rejected(number, text, width)
+            bad += 1
+            first = first or (number, _shown(text))
     try:
-        columns = _parse(b"\n".join([*good, b""]), width)
+        columns = _parse(bytes(good), width)
     except pa.ArrowInvalid as error:
         raise FileRejectedError(
             RejectCause.BAD_ROWS, f"The rows can't be read as numbers: {error} ({problem})", advice="Mend the file."
         ) from error
-    first = (bad[0][0], _shown(bad[0][1])) if bad else None
-    return Rows(columns, len(columns[0]) if columns else 0, len(bad), first, comments)
+    return Rows(columns, len(columns[0]) if columns else 0, bad, first, comments)
+
+
+def _lines(body: bytes) -> Iterator[bytes]:
+    """Give the lines one after the other: as a list they would take many times the memory that the file does."""
+    at = 0
+    while (end := body.find(b"\n", at)) >= 0:
+        yield body[at:end]
+        at = end + 1
+    yield body[at:]
 
 
 def _rejected(line: int, text: bytes, width: int) -> FileRejectedError:
@@ -141,11 +152,11 @@ def _rejected(line: int, text: bytes, width: int) -> FileRejectedError:
             text=_shown(text),
             advice="Copy the file again from the instrument's PC; it is tried again when its bytes change.",
         )
-    fields = text.split(b",")
-    if len(fields) != width:
-        what = f"has {len(fields)} fields where the labels name {width}"
+    fields = text.count(b",") + 1
+    if fields != width:
+        what = f"has {fields:,} fields where the labels name {width:,}"
     else:
-        wrong = next((f for f in fields if not _is_number(f)), b"")
+        wrong = next((f for f in text.split(b",") if not _is_number(f)), b"")
         what = f"holds {_shown(wrong)!r}, which is no number" if wrong.strip() else "has an empty field"
     return FileRejectedError(
         RejectCause.BAD_ROWS,
@@ -157,14 +168,35 @@ def _rejected(line: int, text: bytes, width: int) -> FileRejectedError:
 
 
 def _without_comments(body: bytes, first_line: int) -> tuple[bytes, tuple[tuple[int, str], ...]]:
-    rows: list[bytes] = []
+    rows: list[memoryview] = []
     comments: list[tuple[int, str]] = []
-    for number, line in enumerate(body.split(b"\n"), first_line):
-        if line.startswith(b"#"):
-            comments.append((number, line.rstrip(b"\r").decode("utf-8", "backslashreplace")))
-        else:
-            rows.append(line)
-    return b"\n".join(rows), tuple(comments)
+    view = memoryview(body)
+    taken, size, line, counted = 0, 0, first_line, 0
+    at = 0 if body.startswith(b"#") else body.find(b"\n#") + 1
+    while True:
+        end = body.find(b"\n", at)
+        text = body[at:] if end < 0 else body[at:end]
+        line += body.count(b"\n", counted, at)
+        counted = at
+        size += len(text) + 1
+        if size > _MOST_COMMENTS:
+            raise FileRejectedError(
+                RejectCause.BAD_ROWS,
+                f"The lines beginning with # between the rows take more than {_MOST_COMMENTS:,} bytes.",
+                line=line,
+                text=_shown(text),
+            )
+        comments.append((line, text.rstrip(b"\r").decode("utf-8", "backslashreplace")))
+        if at > taken:
+            rows.append(view[taken:at])
+        taken = len(body) if end < 0 else end + 1
+        if end < 0:
+            break
+        at = taken if body.startswith(b"#", taken) else body.find(b"\n#", end) + 1
+        if not at:
+            break
+    rows.append(view[taken:])
+    return b"".join(rows), tuple(comments)
 
 
 def _shown(text: bytes) -> str:

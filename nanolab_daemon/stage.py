@@ -95,7 +95,7 @@ def stage_file(
     `read` is told of the bytes before anything is made of them.
     """
     try:
-        contents = rawfile.read(os.path.join(os.fsencode(settings.raw_root), job.path), settings.max_file_bytes)
+        contents = rawfile.read(settings.raw_root, job.path, settings.max_file_bytes)
     except FileNotFoundError:
         return Gone(), None
     except FileRejectedError as error:
@@ -145,7 +145,7 @@ def _check_width(header: Header, most: int) -> None:
             RejectCause.TOO_LARGE,
             f"The file has {len(header.columns):,} columns, more than the limit of {most:,}.",
             line=header.data_line - 1,
-            advice="If it is a measurement, raise limits.max_columns in the configuration.",
+            advice="If it is a measurement, raise limits.max_columns in the configuration, and retry it.",
         )
 
 

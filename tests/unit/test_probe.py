@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hypothesis import given
@@ -31,18 +32,18 @@ def test_the_life_of_a_file(tmp_path: Path) -> None:
     """Queued, started, measuring and proven follow from the bytes, though the header moves all rows' places."""
     file, probe = tmp_path / "IV.csv", Probe(Registry.builtin(), 1 << 20)
     file.write_bytes(b"")
-    assert probe.look(file.as_posix()).state is None
+    assert probe.look(file.parent.as_posix(), os.fsencode(file.name)).state is None
     file.write_text(QUEUED + LABELS, newline="")
-    assert probe.look(file.as_posix()).state is FileState.QUEUED
+    assert probe.look(file.parent.as_posix(), os.fsencode(file.name)).state is FileState.QUEUED
     file.write_text(QUEUED + START + LABELS, newline="")
-    glance = probe.look(file.as_posix())
+    glance = probe.look(file.parent.as_posix(), os.fsencode(file.name))
     assert glance.state is FileState.STARTED
     assert glance.expected_rows == 44
     assert glance.silence_s >= 600
     for number, value in enumerate(ramp(), 1):
         with file.open("a", newline="") as f:
             f.write(f"{value!r},1e-9\r\n")
-        glance = probe.look(file.as_posix())
+        glance = probe.look(file.parent.as_posix(), os.fsencode(file.name))
         assert (glance.state, glance.rows) == (FileState.MEASURING, number)
         assert glance.proven == (number == 44)
 
@@ -51,10 +52,10 @@ def test_a_torn_row_does_not_count(tmp_path: Path) -> None:
     """A row without its newline is no row yet."""
     file, probe = tmp_path / "IV.csv", Probe(Registry.builtin(), 1 << 20)
     file.write_text(QUEUED + START + LABELS + "0.0,1e-9\r\n-0.0005,1e", newline="")
-    assert probe.look(file.as_posix()).rows == 1
+    assert probe.look(file.parent.as_posix(), os.fsencode(file.name)).rows == 1
     with file.open("a", newline="") as f:
         f.write("-9\r\n")
-    assert probe.look(file.as_posix()).rows == 2
+    assert probe.look(file.parent.as_posix(), os.fsencode(file.name)).rows == 2
 
 
 @given(st.lists(st.integers(0, 400), max_size=20), st.booleans())
@@ -68,4 +69,6 @@ def test_piecewise_looks_see_what_one_look_sees(cuts: list[int], moved: bool) ->
         for cut in sorted(cuts):
             head = QUEUED + (START if not moved or cut > 100 else "") + LABELS
             file.write_text(head + body[: cut * 3], newline="")
-            assert probe.look(file.as_posix()) == Probe(Registry.builtin(), 1 << 20).look(file.as_posix())
+            assert probe.look(file.parent.as_posix(), os.fsencode(file.name)) == Probe(
+                Registry.builtin(), 1 << 20
+            ).look(file.parent.as_posix(), os.fsencode(file.name))
