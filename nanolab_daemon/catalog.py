@@ -188,6 +188,12 @@ class Catalog:
         finally:
             self._db.close()
 
+    def copied(self) -> Self:
+        """Give a copy in memory, for asking what would be if something were written."""
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        self._db.backup(copy)
+        return type(self)(copy)
+
     @property
     def uncommitted(self) -> bool:
         """Whether changes wait for a commit."""

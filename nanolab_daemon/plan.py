@@ -22,7 +22,7 @@ from nanolab_daemon.model import DateOrigin
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.places import survey_for_a_pass
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.registrar import AGAIN, depends_on_time
+from nanolab_daemon.registrar import AGAIN, Registrar, depends_on_time
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
@@ -37,6 +37,7 @@ from nanolab_daemon.tasks import (
     Unreadable,
     Unselected,
 )
+from nanolab_daemon.terms import Terms
 from nanolab_daemon.wakeup import Wakeup
 
 STEP_S = 0.1
@@ -90,7 +91,7 @@ def plan(
     """Read and judge what a pass by these rules would read, and say what it would do."""
     check_paths(config)
     began = time.monotonic()
-    catalog = Catalog.open_to_read(config.paths.state / FILE_NAME)
+    catalog = _as_at_start(Catalog.open_to_read(config.paths.state / FILE_NAME), config)
     try:
         made = _Planner(config, replace(rules, dry=True), catalog, segment=segment, on_step=on_step).run()
     finally:
@@ -98,6 +99,19 @@ def plan(
             catalog.close()
     made.seconds = time.monotonic() - began
     return made
+
+
+def _as_at_start(catalog: Catalog | None, config: Config) -> Catalog | None:
+    """Give the ledger as the start of a pass would leave it, which has done again what other settings have made."""
+    if catalog is None:
+        return None
+    copy = catalog.copied()
+    catalog.close()
+    registrar = Registrar(copy, config.paths.stage, config.paths.output, time.time)
+    registrar.terms = Terms(work_settings(config, "dry-run")).of
+    registrar.renew()
+    registrar.outdate()
+    return copy
 
 
 class _Planner:

@@ -21,6 +21,8 @@ from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.cli_render import PLAN_TOTALS
 from nanolab_daemon.errors import ConfigError
 from nanolab_daemon.lock import Lock
+from nanolab_daemon.sections import Lab as LabSection
+from nanolab_daemon.sections import Segments
 from nanolab_daemon.tasks import Selection
 
 
@@ -152,6 +154,31 @@ def test_a_real_run_hits_the_totals(lab: Lab, change: Callable[[Path], None], fo
     came_to = real(lab, rules)
     assert {name: expected.totals[name] for name in PLAN_TOTALS} == {name: came_to[name] for name in PLAN_TOTALS}
     assert dict(expected.causes) == came_to["causes"]
+
+
+@pytest.mark.parametrize("change", [nothing, grown, gone])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"segments": Segments(min_segment_points=12)},
+        {"lab": LabSection(timezone="Asia/Tokyo")},
+        {"procedures": {"IV": {"segments": ""}}},
+    ],
+    ids=["segments", "timezone", "procedures"],
+)
+def test_other_settings_hit_the_totals(lab: Lab, settings: dict[str, Any], change: Callable[[Path], None]) -> None:
+    """What other settings do again is foreseen, too, and nothing is written by asking."""
+    without_start_time(lab.raw)
+    lab.backfill()
+    lab.config = replace(lab.config, **settings)
+    change(lab.raw)
+    before = everything(lab.state)
+    expected = planned(lab)
+    assert {name: mark for name, mark in everything(lab.state).items() if name in before} == before
+    came_to = real(lab)
+    assert {name: expected.totals[name] for name in PLAN_TOTALS} == {name: came_to[name] for name in PLAN_TOTALS}
+    assert dict(expected.causes) == came_to["causes"]
+    assert came_to["staged"]
 
 
 @pytest.mark.parametrize("segment", [True, False])
