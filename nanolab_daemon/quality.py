@@ -38,7 +38,8 @@ MEANINGS: Mapping[str, str] = {
     Flag.OVERFLOW: "A value is 9.9e36 or beyond: the instrument's sign for an input above its range.",
     Flag.SATURATED: (
         "The current (or the drain-source voltage) is held by a limit: it reaches 105 % of the range in the header,"
-        " or stays at its extreme for 8 rows, at the range itself or while a sweep goes on."
+        " or stays at its extreme for 8 rows, at the range itself or in a sweep that moves it from row to row"
+        " below that."
     ),
     Flag.CONSTANT_CURRENT: (
         "The current (or the drain-source voltage) is one and the same number in all rows, 10 at least."
@@ -67,6 +68,12 @@ AT_RANGE = 0.999
 PINNED_WITHIN = 5e-6
 PINNED_ROWS = 8
 LEAST_CHANGE = 0.01  # of the extreme, over the run: else the device does not answer to the sweep at all
+# Readings in coarse steps (a small current in a wide range) stand still for rows everywhere. The slope of a device
+# changes little within half its extreme, so there they are compared: below may lie a floor that is still by right.
+NEAR_EXTREME = 0.5
+MOST_STILL = 0.25  # of the neighbours there
+LEAST_LEVELS = 8  # where there are none: an extreme of fewer of the smallest steps of the readings tells nothing
+FLOAT_DUST = 1e-12
 CONSTANT_ROWS = 10
 QUEUE_DAYS = 7  # the name is given when a run is queued; queues last nights and weekends
 
@@ -132,7 +139,24 @@ def _is_saturated(size: Column, most: float, range_: float | None, *, swept: boo
         return False
     if limit and most >= limit * AT_RANGE:
         return True
-    return swept and bool(np.fmin.reduce(size) <= most * (1 - LEAST_CHANGE))
+    if not swept or np.fmin.reduce(size) > most * (1 - LEAST_CHANGE):
+        return False
+    return not _stands_still(size, most, pinned)
+
+
+def _stands_still(size: Column, most: float, pinned: NDArray[np.bool_]) -> bool:
+    """Tell whether readings near the extreme don't move from row to row either, or may be too coarse for it."""
+    import numpy as np
+
+    near = ~pinned & (size > most * NEAR_EXTREME)
+    pairs = near[1:] & near[:-1]
+    count = np.count_nonzero(pairs)
+    if count:
+        still = np.abs(np.diff(size)) <= most * PINNED_WITHIN
+        return bool(np.count_nonzero(pairs & still) > MOST_STILL * count)
+    steps = np.diff(np.unique(size[size <= most]))  # no nan
+    steps = steps[steps > most * FLOAT_DUST]
+    return not len(steps) or bool(most < steps.min() * (LEAST_LEVELS - 0.5))
 
 
 def _is_constant(values: Column) -> bool:

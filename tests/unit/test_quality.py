@@ -130,6 +130,14 @@ NOT_RAISED: list[tuple[Flag, str, Measurement]] = [
     (Flag.SATURATED, "seven rows", with_column(NO_RANGE, "I (A)", lambda v: [*v[:9], *[9e-7] * 7, *v[16:]])),
     (Flag.SATURATED, "a device that does not answer", STIFF),
     (Flag.SATURATED, "ohmic, fine steps", with_header(ivg(2, step=0.01), Irange="0 A")),
+    (
+        Flag.SATURATED,
+        "steps of 10 nA in a range of 10 mA",
+        with_header(
+            with_column(SWEEP, "I (A)", lambda v: [round(1e-8 * (at // 9), 8) for at in range(len(v))]),
+            Irange="0.01 A",
+        ),
+    ),
     (Flag.CONSTANT_CURRENT, "nine rows", with_column(SWEEP, "I (A)", lambda v: [1e-12] * len(v)).first(9)),
     (
         Flag.CONSTANT_CURRENT,
@@ -248,6 +256,51 @@ def test_a_limit_is_found_wherever_it_holds(currents: list[float], at: int, rows
         assert quality.of_columns(columns, complete=True, ranges={"I (A)": 1e-4}, swept=swept, lit=False) == (
             Flag.SATURATED,
         )
+
+
+COARSE = st.floats(1e-3, 2.0)
+"""A step between readings, as a part of the largest one."""
+
+
+def there_and_back(rows: int, offset: float, power: float) -> np.ndarray:
+    """Give a smooth response to a gate that goes from -1 to 1 and back, from `offset` to 1 at the most."""
+    leg = np.linspace(0.0, 1.0, rows) ** power * (1 - offset) + offset
+    return np.concatenate((leg, leg[::-1]))
+
+
+def saturated(values: np.ndarray, range_: float = 0.0) -> bool:
+    found = quality.of_columns({"I (A)": values}, complete=True, ranges={"I (A)": range_}, swept="Vg (V)", lit=False)
+    return Flag.SATURATED in found
+
+
+@given(st.integers(20, 2000), st.floats(-1.0, 0.9), st.floats(0.4, 3.0), COARSE, st.floats(1e-9, 1e-3))
+def test_coarse_readings_are_no_limit(rows: int, offset: float, power: float, step: float, scale: float) -> None:
+    """Readings in coarse steps stand still for rows at their extreme, as everywhere: that is no limit."""
+    smooth = there_and_back(rows, offset, power)
+    assert not saturated(np.round(smooth / step) * step * scale)
+
+
+@given(
+    *(st.integers(60, 600), st.floats(-0.4, 0.2), st.floats(0.6, 0.9), st.integers(2, 50), st.floats(1e-9, 1e-3)),
+    st.booleans(),
+)
+def test_a_limit_is_told_in_coarse_readings_too(
+    rows: int, offset: float, limit: float, steps_a_row: int, scale: float, floor: bool
+) -> None:
+    """Where the readings move with each row and then stand still, a limit holds them, however coarse they are."""
+    step = (1 - offset) / rows / steps_a_row
+    held = np.minimum(there_and_back(rows, offset, 1.0), limit)
+    if floor:  # a device that is off in the lower half of the sweep
+        held = np.maximum(held, limit * 0.3)
+    assert saturated(np.round(held / step) * step * scale)
+
+
+def test_a_switch_held_by_a_limit() -> None:
+    """A device that jumps to the limit within a row is told by the noise of what it reads, and not without any."""
+    noise = np.random.default_rng(1).normal(0.0, 1e-12, 40)
+    jump = np.concatenate((noise, np.full(40, 1e-6), noise))
+    assert saturated(jump)
+    assert not saturated(np.where(jump > 1e-9, 1e-6, 0.0))
 
 
 # -- the clock and the file's name
