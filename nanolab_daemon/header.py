@@ -64,7 +64,8 @@ def parse_header(raw: bytes, *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
     parameters: dict[str, str] = {}
     metadata: dict[str, str] = {}
     unread: list[str] = []
-    has_metadata = _sections(lines[1:-3], parameters, metadata, unread)
+    repeated: dict[str, None] = {}  # an ordered set
+    has_metadata = _sections(lines[1:-3], parameters, metadata, unread, repeated)
     data_line = raw.count(b"\n", 0, offset) + 1
     return Header(
         procedure=procedure,
@@ -78,6 +79,7 @@ def parse_header(raw: bytes, *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
         text=text,
         encoding=encoding,
         unread=tuple(unread),
+        repeated=tuple(repeated),
     )
 
 
@@ -206,8 +208,14 @@ def _procedure(line: str) -> tuple[str, str]:
     return match[1], name
 
 
-def _sections(lines: list[str], parameters: dict[str, str], metadata: dict[str, str], unread: list[str]) -> bool:
-    """Fill parameters, metadata and the lines not understood; tell whether there was a metadata section."""
+def _sections(
+    lines: list[str],
+    parameters: dict[str, str],
+    metadata: dict[str, str],
+    unread: list[str],
+    repeated: dict[str, None],
+) -> bool:
+    """Fill parameters, metadata, lines not understood and names given twice; tell whether metadata was there."""
     has_metadata = False
     section: dict[str, str] | None = parameters
     for line in lines:
@@ -219,8 +227,8 @@ def _sections(lines: list[str], parameters: dict[str, str], metadata: dict[str, 
             continue
         name, value = _entry(line)
         if section is not None and name:
-            if name in section:  # the last one counts
-                unread.append(f"#\t{name}: {section[name]}")
+            if name in section:  # the last one counts, as it does for PyMeasure; `text` keeps both
+                repeated[name] = None
             section[name] = unescape(value) if "\\" in value else value
             continue
         unread.append(line)

@@ -94,6 +94,7 @@ class Header:
     text: str
     encoding: str
     unread: tuple[str, ...] = ()  # lines of the header that are not understood
+    repeated: tuple[str, ...] = ()  # names that stand more than once in their section, once each; the last counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,28 @@ def _found(procedure: Procedure | None, header: Header, columns: tuple[str, ...]
         # The registry looks for a start time among the parameters too.
         yield from _values(files, "parameter", header.parameters, {**procedure.metadata, **names})
         yield from _values(files, "metadata entry", header.metadata, procedure.metadata)
+        yield from _renamed(files, procedure, header)
+    yield from _each(
+        header.repeated,
+        f"{files} have {{}} more than once in their header: the last one counts, all are kept in the header record.",
+        f"{files} have more names more than once in their header: the last ones count, all are kept.",
+    )
     if header.unread:
         yield f"{files} have lines in their header that are not understood: they are kept in the header record."
     if comments:
         yield f"{files} have lines beginning with # between their rows: they are kept apart, as nanolab.comments."
+
+
+def _renamed(files: str, procedure: Procedure, header: Header) -> Iterator[str]:
+    """Tell which parameters a header has under two of their names."""
+    for present in dict.fromkeys(procedure.renamed.values()):
+        names = [present, *(old for old, new in procedure.renamed.items() if new == present)]
+        here = [_quoted(name) for name in names if name in header.parameters]
+        if len(here) > 1:
+            yield (
+                f"{files} have one parameter under the names {' and '.join(here)}: {here[0]} counts,"
+                " all are kept in the header record."
+            )
 
 
 def _values(files: str, what: str, written: Mapping[str, str], known: Mapping[str, ParameterType]) -> Iterator[str]:

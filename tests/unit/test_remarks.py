@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanolab_daemon import parquet
 from nanolab_daemon.header import parse_header
@@ -17,6 +19,7 @@ from nanolab_daemon.remarks import MOST_NAMES, remarks
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from inprocess import Folders
 from instrument import it, ivg
+from procedure_files import header_of
 
 REGISTRY = Registry.builtin()
 
@@ -129,11 +132,46 @@ def test_a_damaged_header_does_not_flood() -> None:
 
 
 def test_twice_the_same_name() -> None:
-    """Of two values under one name the last counts, as it does for PyMeasure, and the other is told."""
-    raw = b"#Procedure: <x.IVg>\n#Parameters:\n#\tVDS: 1 V\n#\tVDS: 2 V\n#Data:\nVg (V),I (A)\n"
+    """Of values under one name the last counts, as it does for PyMeasure; the name is told once, all are kept."""
+    raw = b"#Procedure: <x.IVg>\n#Parameters:\n#\tVDS: 1 V\n#\tVDS: 3 V\n#\tVDS: 2 V\n#Data:\nVg (V),I (A)\n"
     header = parse_header(raw)
-    assert (header.parameters["VDS"], header.unread) == ("2 V", ("#\tVDS: 1 V",))
-    assert len(remarks(REGISTRY.get("IVg"), header, header.columns)) == 1
+    assert (header.parameters["VDS"], header.repeated, header.unread) == ("2 V", ("VDS",), ())
+    (remark,) = remarks(REGISTRY.get("IVg"), header, header.columns)
+    assert "'VDS' more than once in their header: the last one counts" in remark
+    assert remarks(None, header, header.columns)[1:] == (remark,)
+
+
+NAMES = ["VDS", "NPLC", "Chip", "Chip name", "Chip group name", "I range", "Irange"]
+
+
+@given(st.lists(st.sampled_from(NAMES), max_size=9))
+def test_each_name_given_twice_is_told_once(names: list[str]) -> None:
+    """One sentence a name that stands twice, one a parameter that has two names; other values, the same sentences."""
+    found = []
+    for value in "12":
+        lines = "".join(f"#\t{name}: {value}{at}\n" for at, name in enumerate(names))
+        header = parse_header(f"#Procedure: <x.IVg>\n#Parameters:\n{lines}#Data:\nVg (V),I (A)\n".encode())
+        found.append(remarks(REGISTRY.get("IVg"), header, header.columns))
+        last = {name: str(at) for at, name in enumerate(names)}
+        assert all(header.parameters[name].endswith(at) for name, at in last.items())
+    assert found[0] == found[1]
+    twice = {name for name in names if names.count(name) > 1}
+    assert {remark.split("'")[1] for remark in found[0] if "more than once" in remark} == twice
+    chips, ranges = {"Chip", "Chip name", "Chip group name"} & set(names), {"I range", "Irange"} & set(names)
+    assert len(found[0]) == len(twice) + (len(chips) > 1) + (len(ranges) > 1)
+
+
+def test_old_and_present_name_together() -> None:
+    """A parameter under two of its names is told with both; the present one counts."""
+    both = {"Chip": "OLD", "Chip group name": "NEW", "Chip number": "3"}
+    (remark,) = told(parameters=both)
+    assert remark == (
+        "IVg files have one parameter under the names 'Chip group name' and 'Chip': 'Chip group name' counts,"
+        " all are kept in the header record."
+    )
+    known = REGISTRY.get("IVg")
+    assert known is not None
+    assert known.chip(header_of("IVg", both))[0] == "NEW"
 
 
 def test_all_of_it_is_kept_in_the_staged_file(tmp_path: Path) -> None:
@@ -148,7 +186,7 @@ def test_all_of_it_is_kept_in_the_staged_file(tmp_path: Path) -> None:
         .replace(b"\r\n0.0,", b"\r\n#Metadata:\r\n#\tStart time: 5\r\n0.0,", 1)
     )
     staged = folders.staged("a.csv", contents)
-    assert len(staged.remarks) == 6
+    assert len(staged.remarks) == 8
     table, notes = parquet.read((folders.stage / staged.output.path).read_bytes())
     assert strange.items() <= json.loads(notes["parameters"]).items()
     assert json.loads(notes["metadata"])["Weather"] == "rain"
