@@ -21,8 +21,8 @@ _HEAD = ("procedure", "segments", "along", "complete when")
 
 
 def data(registry: Registry) -> list[dict[str, Any]]:
-    """Give every procedure as plain data for JSON: the keys of the registry, and in words what proves the end."""
-    return [{**asdict(one), "end": end(one)} for one in registry]
+    """Give every procedure as plain data for JSON: the keys of the registry, and beside them what proves the end."""
+    return [{**asdict(one), "complete_when": end(one)} for one in registry]
 
 
 def lines(registry: Registry) -> Iterator[str]:

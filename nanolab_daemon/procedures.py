@@ -17,17 +17,21 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from nanolab_daemon import roles
 from nanolab_daemon.errors import ConfigError, FileRejectedError, RejectCause
 from nanolab_daemon.header import PLAIN_WORD, quantity
 from nanolab_daemon.model import Header, SegmentKind
+from nanolab_daemon.roles import fail
 
-# Columns that staging and segmentation add, and the manifest's own: no procedure may bring a column of that name.
+# Columns that staging and segmentation add, those that the outputs' folders stand for, and the manifest's own: no
+# procedure may bring a column of that name.
 RESERVED_COLUMNS = frozenset(
     {"run_id", "proc", "start_dt", "source_file", "with_light", "wavelength_nm", "laser_voltage_V"}
     | {"chip_group", "chip_number", "sample", "procedure_version", "segment_id", "segment_type", "segment_v_start"}
     | {"segment_v_end", "segment_direction", "point_in_segment", "segment_t_start_s", "segment_t_end_s"}
+    | {"date", "segment"}
 )
 RESERVED_MANIFEST_COLUMNS = RESERVED_COLUMNS | {
     *("status", "start_time", "start_us", "date", "date_origin", "chip", "rows", "expected_rows", "expected_end_s"),
@@ -202,6 +206,7 @@ class Registry:
     def __init__(self, common: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> None:
         self._common = common
         self._tables = tables
+        _check_folders(tables)
         self._procedures = {name: _build(name, _resolved(name, tables), common) for name in tables}
         text = json.dumps([asdict(self._procedures[name]) for name in sorted(tables)], sort_keys=True)
         self.digest = hashlib.sha256(text.encode()).hexdigest()
@@ -222,7 +227,7 @@ class Registry:
         tables: dict[str, Mapping[str, Any]] = dict(self._tables)
         for name, table in overrides.items():
             if not isinstance(table, Mapping):
-                _fail(f"procedures.{name}", table, "a table of keys, [procedures.<name>]")
+                fail(f"procedures.{name}", table, "a table of keys, [procedures.<name>]")
             _check_keys(name, table)
             tables[name] = _merged(tables.get(name, {}), table)
         return Registry(self._common, tables)
@@ -258,14 +263,9 @@ def unknown_procedure(name: str) -> Procedure:
 
 _PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6}
 _TABLES = ("column_aliases", "parameters", "metadata", "renamed", "manifest")
-_NAMES_OF_PARAMETERS = (
-    *("start", "end", "step", "repeat", "burn_in"),
-    *("laser_voltage", "wavelength", "chip_group", "chip_number", "sample"),
-)
-_NAMES_OF_COLUMNS = ("swept", "level", "time")
-_NAMES = frozenset({*_NAMES_OF_PARAMETERS, *_NAMES_OF_COLUMNS, "segments"})
+_NAMES = frozenset({*roles.PARAMETERS, *roles.COLUMNS, "segments"})
 _KEYS = frozenset({"like", *Procedure.__dataclass_fields__} - {"name"})
-_PARAMETER_KINDS = ("float", "int", "bool", "str", "choice")
+_PARAMETER_KINDS = (*roles.NUMBERS, "bool", "str")
 _MANIFEST_COLUMN = re.compile(r"[a-z][A-Za-z0-9_]{0,63}")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -274,12 +274,6 @@ _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 def _builtin() -> Registry:
     data = tomllib.loads(Path(__file__).with_name("procedures.toml").read_text(encoding="utf-8"))
     return Registry(data["common"], data["procedures"])
-
-
-def _fail(where: str, value: object, wanted: str) -> NoReturn:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:79] + "…"
-    raise ConfigError(f"{where} = {shown}: this must be {wanted}.")
 
 
 def _check_keys(name: str, table: Mapping[str, Any]) -> None:
@@ -291,7 +285,17 @@ def _check_keys(name: str, table: Mapping[str, Any]) -> None:
         if key in _TABLES and not (
             isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
         ):
-            _fail(f"procedures.{name}.{key}", value, "a table of texts")
+            fail(f"procedures.{name}.{key}", value, "a table of texts")
+
+
+def _check_folders(tables: Mapping[str, object]) -> None:
+    """Check that no two procedures would put their segments into one folder, `<name in lower case>_segments`."""
+    names: dict[str, str] = {}
+    for name in tables:
+        other = names.setdefault(name.lower(), name)
+        if other != name:
+            shared = f"their segments would share the folder {name.lower()}_segments"
+            fail(f"procedures.{name}", name, f"a name that differs from {other!r} in more than case: {shared}")
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,9 +313,9 @@ def _resolved(name: str, tables: Mapping[str, Mapping[str, Any]], above: tuple[s
     if like is None:
         return table
     if not isinstance(like, str) or like not in tables:
-        _fail(f"procedures.{name}.like", like, f"the name of a procedure ({', '.join(sorted(tables))})")
+        fail(f"procedures.{name}.like", like, f"the name of a procedure ({', '.join(sorted(tables))})")
     if like in (*above, name):
-        _fail(f"procedures.{name}.like", like, "a procedure that is not, in the end, like this one")
+        fail(f"procedures.{name}.like", like, "a procedure that is not, in the end, like this one")
     return _merged(_resolved(like, tables, (*above, name)), table)
 
 
@@ -319,7 +323,7 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
     """Check a procedure's keys and freeze them."""
     where = f"procedures.{name}"
     if not PLAIN_WORD.fullmatch(name):
-        _fail(where, name, "a plain word of at most 64 letters, digits and underscores")
+        fail(where, name, "a plain word of at most 64 letters, digits and underscores")
     _check_keys(name, table)
     # An empty text takes away what `like` brought: a name here, an entry of a table below.
     values = {key: value for key, value in table.items() if not (value == "" and key in _NAMES)}
@@ -334,22 +338,16 @@ def _build(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Pr
     values["renamed"] = {**inherited, **values["renamed"]}
     values["columns"] = _columns(f"{where}.columns", values.get("columns", []))
     values["paths"] = _paths(f"{where}.paths", values.get("paths", []))
-    for key in ("phases", "older_phases", "silences"):
+    for key in roles.SPANS:
         values[key] = _spans(f"{where}.{key}", values.get(key, []), known)
     if not isinstance(values.get("repeat_required", False), bool):
-        _fail(f"{where}.repeat_required", values["repeat_required"], "true or false")
+        fail(f"{where}.repeat_required", values["repeat_required"], "true or false")
     if "segments" in values:
         values["segments"] = _segment_kind(f"{where}.segments", values["segments"])
-    for key in _NAMES_OF_COLUMNS:
-        if key in values and values[key] not in values["columns"]:
-            _fail(f"{where}.{key}", values[key], f"one of the columns ({', '.join(values['columns'])})")
-    for key in _NAMES_OF_PARAMETERS:
-        if key in values and not (isinstance(values[key], str) and values[key] in known):
-            _fail(f"{where}.{key}", values[key], f"one of the parameters ({', '.join(known)})")
     if values.get("stops", "after") not in ("after", "before"):
-        _fail(f"{where}.stops", values["stops"], "'after' or 'before'")
+        fail(f"{where}.stops", values["stops"], "'after' or 'before'")
     _check_names(where, values)
-    _check_needs(where, values)
+    roles.check(where, values, table)
     # Typed last, so that numbers in headers of the past are read in the right unit too.
     for key in ("parameters", "metadata"):
         values[key] = {**{old: _parameter_type("", text) for old, text in common[key].items()}, **values[key]}
@@ -360,66 +358,50 @@ def _check_names(where: str, values: Mapping[str, Any]) -> None:
     """Check that the tables of names lead somewhere and collide with nothing."""
     for old, present in values["column_aliases"].items():
         if old in values["columns"]:
-            _fail(f"{where}.column_aliases.{old}", present, "an alias for a name that is not itself a column")
+            fail(f"{where}.column_aliases.{old}", present, "an alias for a name that is not itself a column")
         if present not in values["columns"]:
-            _fail(f"{where}.column_aliases.{old}", present, f"one of the columns ({', '.join(values['columns'])})")
+            fail(f"{where}.column_aliases.{old}", present, f"one of the columns ({', '.join(values['columns'])})")
     for old, present in values["renamed"].items():
         if old in values["parameters"]:
-            _fail(f"{where}.renamed.{old}", present, "a new name for a name that is not itself a parameter")
+            fail(f"{where}.renamed.{old}", present, "a new name for a name that is not itself a parameter")
         if present not in values["parameters"]:
-            _fail(f"{where}.renamed.{old}", present, f"one of the parameters ({', '.join(values['parameters'])})")
+            fail(f"{where}.renamed.{old}", present, f"one of the parameters ({', '.join(values['parameters'])})")
     for column, parameter in values["manifest"].items():
         if not _MANIFEST_COLUMN.fullmatch(column):
-            _fail(f"{where}.manifest.{column}", parameter, "under a column name such as vds_V: a plain word")
+            fail(f"{where}.manifest.{column}", parameter, "under a column name such as vds_V: a plain word")
         if column in RESERVED_MANIFEST_COLUMNS:
-            _fail(f"{where}.manifest.{column}", parameter, "under another name: the manifest has such a column")
-        if parameter not in values["parameters"] or values["parameters"][parameter].kind in ("str", "bool"):
-            _fail(f"{where}.manifest.{column}", parameter, "one of the parameters that are numbers")
-
-
-def _check_needs(where: str, values: Mapping[str, Any]) -> None:
-    """Check that keys which mean nothing alone have their company."""
-    needs = [
-        ("paths", ("start", "end", "step")),
-        ("segments", ("swept",) if values.get("segments") is SegmentKind.SWEEP else ("level",)),
-        ("phases", ("time",)),
-        ("repeat_required", ("repeat",)),
-    ]
-    for key, others in needs:
-        for other in others:
-            if values.get(key) and not values.get(other):
-                _fail(f"{where}.{other}", values.get(other), f"given, because {key} is")
-    if any(span.per_set_point for span in values["phases"]) and not values["paths"]:
-        _fail(f"{where}.paths", [], "given, because a phase counts set points")
+            fail(f"{where}.manifest.{column}", parameter, "under another name: the manifest has such a column")
+        if parameter not in values["parameters"] or values["parameters"][parameter].kind not in roles.NUMBERS:
+            fail(f"{where}.manifest.{column}", parameter, "one of the parameters that are numbers")
 
 
 def _segment_kind(where: str, value: object) -> SegmentKind:
     if not isinstance(value, str) or value not in list(SegmentKind):
-        _fail(where, value, f"one of {', '.join(map(repr, map(str, SegmentKind)))}, or '' for none")
+        fail(where, value, f"one of {', '.join(map(repr, map(str, SegmentKind)))}, or '' for none")
     return SegmentKind(value)
 
 
 def _parameter_type(where: str, text: str) -> ParameterType:
     kind, _, unit = text.partition(" ")
     if kind not in _PARAMETER_KINDS or unit != unit.strip():
-        _fail(where, text, f"a type ({', '.join(_PARAMETER_KINDS)}) and, after a blank, the unit if it has one")
+        fail(where, text, f"a type ({', '.join(_PARAMETER_KINDS)}) and, after a blank, the unit if it has one")
     return ParameterType(kind, unit or None)
 
 
 def _columns(where: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name.strip() for name in value):
-        _fail(where, value, "a list of column names")
+        fail(where, value, "a list of column names")
     for column in value:
         if value.count(column) > 1:
-            _fail(where, column, "named once")
+            fail(where, column, "named once")
         if column in RESERVED_COLUMNS:
-            _fail(where, column, "another name: the program adds a column of this name itself")
+            fail(where, column, "another name: the program adds a column of this name itself")
     return tuple(value)
 
 
 def _paths(where: str, value: object) -> tuple[SweepPath, ...]:
     if not isinstance(value, list | tuple):
-        _fail(where, value, "a list of paths")
+        fail(where, value, "a list of paths")
     return tuple(_path(where, item) for item in value)
 
 
@@ -427,18 +409,20 @@ def _path(where: str, item: object) -> SweepPath:
     table = {"kind": item} if isinstance(item, str) else item
     wanted = f"one of {', '.join(map(repr, map(str, PathKind)))}"
     if not isinstance(table, Mapping) or "kind" not in table:
-        _fail(where, item, f"a kind or a table with a kind, {wanted}")
+        fail(where, item, f"a kind or a table with a kind, {wanted}")
     for key, text in table.items():
         if key not in SweepPath.__dataclass_fields__:
-            _fail(f"{where}.{key}", text, f"one of the keys {', '.join(SweepPath.__dataclass_fields__)}")
+            fail(f"{where}.{key}", text, f"one of the keys {', '.join(SweepPath.__dataclass_fields__)}")
     if table["kind"] not in list(PathKind):
-        _fail(where, table["kind"], wanted)
+        fail(where, table["kind"], wanted)
     for key in ("since", "until"):
         if key in table and not _is_date(table[key]):
-            _fail(f"{where}.{key}", table[key], 'a date such as "2025-07-17"')
+            fail(f"{where}.{key}", table[key], 'a date such as "2025-07-17"')
+    if table.get("since", "") > table.get("until", "9999"):
+        fail(f"{where}.until", table["until"], f"a day from since on ({table['since']})")
     version = table.get("below_version", "1")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        _fail(f"{where}.below_version", version, 'a version such as "2.0.0"')
+        fail(f"{where}.below_version", version, 'a version such as "2.0.0"')
     return SweepPath(**{**table, "kind": PathKind(table["kind"])})
 
 
@@ -451,19 +435,19 @@ def _is_date(value: object) -> bool:
 
 def _spans(where: str, value: object, known: Mapping[str, ParameterType]) -> tuple[Span, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
-        _fail(where, value, 'a list of tables such as { "Step time" = 1 }')
+        fail(where, value, 'a list of tables such as { "Step time" = 1 }')
     spans = []
     for item in value:
         flags = {key: item[key] for key in ("set points", "lit") if key in item}
         terms = tuple((name, factor) for name, factor in item.items() if name not in flags)
         for name, factor in terms:
             if name not in known:
-                _fail(f"{where}.{name}", factor, f"under one of the parameters ({', '.join(known)})")
+                fail(f"{where}.{name}", factor, f"under one of the parameters ({', '.join(known)})")
             if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
-                _fail(f"{where}.{name}", factor, "a positive factor")
+                fail(f"{where}.{name}", factor, "a positive factor")
         for name, flag in flags.items():
             if not isinstance(flag, bool):
-                _fail(f"{where}.{name}", flag, "true or false")
+                fail(f"{where}.{name}", flag, "true or false")
         spans.append(
             Span(
                 tuple((name, float(factor)) for name, factor in terms),

@@ -32,7 +32,8 @@ This page is made by `python tests/procedures_page.py`; a test fails when it is 
 
 The registry (`nanolab_daemon/procedures.toml`) holds the parameters with their units, the columns, the older names of
 both, the set points and the phases of each procedure; `nanolab-daemon check --procedures` prints all of it, with what
-the configuration adds in `[procedures]`.
+the configuration adds in `[procedures]`. [registry.md](registry.md) explains every key, the paths of sweeps, and the
+segments with their labels.
 
 """
 OUTCOMES = """
@@ -41,11 +42,12 @@ OUTCOMES = """
 Each file was written by PyMeasure, by a procedure with the parameters and columns that the lab's program had at the
 time, and has gone through both stages. Values were compared to the last bit; set points come from a second
 implementation of the instrument's formulas. Without its last row, no run is called complete whose end the header
-tells (but Tt, whose last rows can't be told from its last look at the clock).
+tells (but Tt, whose program stops before its end: the last 2 s and a sampling time may lack unseen).
 """
 NOTES = """
-Empty fields: *columns* are today's; nothing was *told*. Where a procedure's column is not in the file, the staged run
-has it as nulls. *Light* is on where the laser voltage is not 0; the wavelength stands in dark headers too.
+Empty fields: *columns* are today's; nothing was *told*. Where a procedure's column is not in the file, today's or one
+of the past, the staged run has it as nulls. *Light* is on where the laser voltage is not 0; the wavelength stands in
+dark headers too.
 """
 
 

@@ -78,7 +78,7 @@ PARAMETERS: dict[str, tuple[str, str, str | None]] = {
     "wl_step": ("float", "Wavelength Step", "nm"),
 }
 
-# The columns that a staged run of each procedure has, whatever its file has.
+# The columns that a file of each procedure has today.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "IV": ("Vsd (V)", "I (A)", *SENSOR),
     "IVT": ("Vsd (V)", "I (A)", *SENSOR),
@@ -101,6 +101,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "FakeProcedure": ("t (s)", "fake_data"),
     "Wait": (),
 }
+# A staged run of each procedure has all of these and those of the past too, whatever its file has.
+PAST = {"IVg": ("Vds (V)",), "IVgT": ("Vds (V)",), "It": ("Timestamp",), "ITt": ("Timestamp",), "It2": ("Timestamp",)}
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Variant:
 
     @property
     def staged_columns(self) -> tuple[str, ...]:
-        present = COLUMNS[self.procedure]
+        present = (*COLUMNS[self.procedure], *PAST.get(self.procedure, ()))
         return (*present, *(name for name in self.columns if self.aliases.get(name, name) not in present))
 
 

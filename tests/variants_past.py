@@ -51,7 +51,6 @@ def years() -> Iterator[Variant]:
         names={"chip_group": "Chip", "info": "Comment"},
         expected=(61,),
         cut_along="Vg (V)",
-        remarks=("column 'Vds (V)'",),
     )
     yield Variant(
         "it-2023-05",
@@ -65,7 +64,7 @@ def years() -> Iterator[Variant]:
         names={"chip_group": "Chip", "vg": "Vg"},
         complete=None,
         cut=None,
-        remarks=("column 'Timestamp'", "parameter 'Step time'", "parameter 'VG end'", "parameter 'VG start'"),
+        remarks=("parameter 'Step time'", "parameter 'VG end'", "parameter 'VG start'"),
     )
     june = {
         **without(first, *GATES),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -157,10 +158,42 @@ def test_writing_into_a_file_again_is_told(raw: Path, folders: Folders) -> None:
 
 
 def test_schemas_of_a_procedure_are_one(raw: Path, folders: Folders) -> None:
-    """All files of a procedure, of all years, are scanned together without options."""
-    plain = [variant for variant in WITH_ROWS if not any("column" in remark for remark in variant.remarks)]
-    for variant in plain:
-        folders.staged(variant.path, (raw / variant.path).read_bytes())
-    for name in {variant.procedure for variant in plain}:
-        rows = sum(len(one.rows) * one.runs for one in plain if one.procedure == name)
-        assert pl.scan_parquet(folders.stage / f"proc={name}/**/*.parquet").collect().height == rows
+    """All runs of a procedure, of all years, and all segments, have one schema: they are scanned without options."""
+    segments: dict[str, int] = {}
+    for variant in WITH_ROWS:
+        staged = folders.staged(variant.path, (raw / variant.path).read_bytes())
+        if staged.facts.is_cut:
+            cut = folders.cut(staged)
+            rows = staged.facts.rows - cut.rows_outside
+            segments[variant.procedure] = segments.get(variant.procedure, 0) + rows
+    for name in {variant.procedure for variant in WITH_ROWS}:
+        rows = sum(len(one.rows) * one.runs for one in WITH_ROWS if one.procedure == name)
+        assert scanned(folders.stage / f"proc={name}") == rows
+        if name in segments:
+            assert scanned(folders.output / f"{name.lower()}_segments") == segments[name]
+
+
+def scanned(folder: Path) -> int:
+    """Scan all files of a folder, which must have one schema, in one order; give the number of rows."""
+    files = list(folder.rglob("*.parquet"))
+    schemas = {tuple(pl.read_parquet_schema(file).items()) for file in files}
+    assert len(schemas) == 1, folder
+    return pl.scan_parquet(folder / "**/*.parquet").collect().height
+
+
+def test_a_column_that_nobody_knows(raw: Path, folders: Folders) -> None:
+    """A column of one file alone is kept, and all runs are scanned together by the options that README names."""
+    options: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
+    readme = " ".join((TESTS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert ", ".join(f'{key}="{value}"' for key, value in options.items()) in readme
+    contents = (raw / "ivg-2024-09.csv").read_bytes()
+    head, rows = contents.split(b"#Data:\r\n")
+    more = [line + (b",1.0" if at else b",Lockin X (V)") for at, line in enumerate(rows.splitlines())]
+    other = head.replace(b"#\tStart time: 1", b"#\tStart time: 2") + b"#Data:\r\n" + b"\r\n".join(more) + b"\r\n"
+    staged = [folders.staged(*one) for one in {"a": contents, "b": other}.items()]
+    assert ["Lockin X (V)" in " ".join(one.remarks) for one in staged] == [False, True]
+    files = [folders.stage / one.output.path for one in staged]
+    for order in (files, files[::-1]):
+        frame = pl.scan_parquet(order, **options).collect()
+        assert frame["Vg (V)"].null_count() == 0
+        assert frame.height == 122

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -75,11 +76,17 @@ def test_the_users_own_procedures_stand_in_the_table() -> None:
 
 
 def test_json_holds_everything() -> None:
-    """The same as plain data: every key of the registry, and the words for the end."""
+    """The same as plain data: every key of the registry as it is there, and the words for the end beside them."""
     data = json.loads(json.dumps(cli_procedures.data(BUILTIN)))
+    for found, one in zip(data, BUILTIN, strict=True):
+        keys = json.loads(json.dumps(asdict(one)))
+        assert {key: found[key] for key in keys} == keys
+        assert found.keys() - keys.keys() == {"complete_when"}
+    iv = next(one for one in data if one["name"] == "IV")
+    assert (iv["start"], iv["end"], iv["step"]) == ("VSD start", "VSD end", "VSD step")
     assert [one["name"] for one in data] == [one.name for one in BUILTIN]
     it = next(one for one in data if one["name"] == "It")
-    assert it["end"] == "t (s) reaches 1.5 x Laser ON+OFF period"
+    assert it["complete_when"] == "t (s) reaches 1.5 x Laser ON+OFF period"
     assert it["parameters"]["VDS"] == {"kind": "float", "unit": "V"}
     assert (it["segments"], it["level"], it["sample"]) == ("light", "VL (V)", "Sample")
     assert [list(span["terms"][0]) for span in it["phases"]] == [["Laser ON+OFF period", 0.5]] * 3

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nanolab_daemon.errors import ConfigError, FileRejectedError
 from nanolab_daemon.model import SegmentKind
-from nanolab_daemon.procedures import Light, Procedure, Registry, unknown_procedure
+from nanolab_daemon.procedures import RESERVED_COLUMNS, Light, Procedure, Registry, unknown_procedure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from procedure_files import header_of
@@ -35,13 +35,13 @@ def known(name: str, registry: Registry = BUILTIN) -> Procedure:
     [
         ("IV", ("Vsd (V)", "I (A)", *PT100)),
         ("IVT", ("Vsd (V)", "I (A)", *PT100)),
-        ("IVg", ("Vg (V)", "I (A)", *PT100)),
-        ("IVgT", ("Vg (V)", "I (A)", *PT100)),
+        ("IVg", ("Vg (V)", "I (A)", *PT100, "Vds (V)")),
+        ("IVgT", ("Vg (V)", "I (A)", *PT100, "Vds (V)")),
         ("VVg", ("Vg (V)", "VDS (V)", "t (s)", *PT100)),
         ("VVgCooldown", ("Vg (V)", "VDS (V)", "t (s)", *PT100)),
-        ("It", ("t (s)", "I (A)", "VL (V)", *PT100)),
-        ("ITt", ("t (s)", "I (A)", "VL (V)", *PT100)),
-        ("It2", ("t (s)", "I (A)", "VL (V)", *PT100)),
+        ("It", ("t (s)", "I (A)", "VL (V)", *PT100, "Timestamp")),
+        ("ITt", ("t (s)", "I (A)", "VL (V)", *PT100, "Timestamp")),
+        ("It2", ("t (s)", "I (A)", "VL (V)", *PT100, "Timestamp")),
         ("Vt", ("t (s)", "VDS (V)", "VL (V)", *PT100)),
         ("Pt", ("t (s)", "P (W)", "VL (V)")),
         ("ItVg", ("t (s)", "I (A)", "Vg (V)")),
@@ -56,7 +56,7 @@ def known(name: str, registry: Registry = BUILTIN) -> Procedure:
     ],
 )
 def test_columns(name: str, columns: tuple[str, ...]) -> None:
-    """Each procedure has the columns of the instrument program, the temperature sensor's last."""
+    """Each procedure has the columns of the instrument program: today's, the sensor's, those of the past."""
     assert known(name).columns == columns
 
 
@@ -276,6 +276,27 @@ def test_no_value_breaks_the_check(table: dict[str, Any]) -> None:
         ({"A": {"like": ["IV"]}}, ["procedures.A.like", "['IV']"]),
         ({"IV": {"repeat": "Nr"}}, ["procedures.IV.repeat", "'Nr'", "one of the parameters"]),
         ({"IV": {"paths": [{"kind": "start-end", "since": "20250717"}]}}, ["procedures.IV.paths.since"]),
+        (
+            {"IV": {"paths": [{"kind": "start-end", "since": "2026-01-01", "until": "2025-12-31"}]}},
+            ["procedures.IV.paths.until = '2025-12-31'", "2026-01-01"],
+        ),
+        ({"IV": {"paths": []}}, ["procedures.IV.paths = []", "one path at least", "start"]),
+        ({"IV": {"paths": [], "start": "", "end": ""}}, ["procedures.IV.paths = []", "one path at least", "swept"]),
+        ({"ItVg": {"paths": [], "start": "", "end": ""}}, ["procedures.ItVg.paths = []", "counts set points"]),
+        ({"It": {"phases": [], "older_phases": [{"VG": 1}]}}, ["procedures.It.phases", "older_phases is"]),
+        ({"IV": {"metadata": {"Start time": "str"}}}, ["procedures.IV.metadata.Start time = 'str'", "'float'"]),
+        ({"IV": {"parameters": {"Start time": "int"}}}, ["procedures.IV.parameters.Start time = 'int'", "'float'"]),
+        ({"IV": {"column_aliases": {"Day": "date"}}}, ["procedures.IV.column_aliases.Day = 'date'"]),
+        ({"iv": {}}, ["procedures.iv", "differs from 'IV' in more than case", "iv_segments"]),
+        ({"Foo": {}, "fOO": {}}, ["procedures.fOO", "differs from 'Foo' in more than case", "foo_segments"]),
+        ({"IV": {"parameters": {"VSD step": "float A"}}}, ["procedures.IV.step", "in V, as start is", "A"]),
+        (
+            {"IV": {"parameters": {"Laser voltage": "float mV"}}},
+            ["procedures.IV.laser_voltage", "parameter in V", "mV"],
+        ),
+        ({"IV": {"parameters": {"Laser wavelength": "float um"}}}, ["procedures.IV.wavelength", "in nm", "um"]),
+        ({"IV": {"parameters": {"Burn-in time": "float min"}}}, ["procedures.IV.burn_in", "in s", "min"]),
+        ({"IV": {"parameters": {"Chip number": "float"}}}, ["procedures.IV.chip_number = 'Chip number'", "type int"]),
     ],
 )
 def test_mistakes_are_named(overrides: dict[str, Any], words: list[str]) -> None:
@@ -284,6 +305,64 @@ def test_mistakes_are_named(overrides: dict[str, Any], words: list[str]) -> None
         BUILTIN.with_overrides(overrides)
     for word in words:
         assert word in str(caught.value)
+
+
+ROLES = ["start", "end", "step", "repeat", "burn_in", "laser_voltage", "wavelength", "chip_number"]
+SPANS = ["phases", "older_phases", "silences"]
+
+
+@pytest.mark.parametrize("role", [*ROLES, *SPANS])
+@pytest.mark.parametrize("kind", ["str", "bool", "float", "int", "choice"])
+def test_a_role_takes_numbers_only(role: str, kind: str) -> None:
+    """A part that is a number in all arithmetic can't be played by a text or a switch; the place is told."""
+    base = "It" if role in SPANS else "IV"
+    value: Any = [{"X": 1}] if role in SPANS else "X"
+    table = {"like": base, "parameters": {"X": kind}, role: value}
+    if kind in (("int",) if role == "chip_number" else ("float", "int", "choice")):
+        assert known("New", BUILTIN.with_overrides({"New": table})).parameters["X"].kind == kind
+        return
+    with pytest.raises(ConfigError) as caught:
+        BUILTIN.with_overrides({"New": table})
+    wanted = "type int" if role == "chip_number" else "a number (float, int, choice)"
+    for word in (f"procedures.New.{role} = 'X'", wanted, f"its type is {kind}"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_COLUMNS))
+def test_names_of_the_outputs_are_no_columns(name: str) -> None:
+    """What the outputs call their own is no data column, by name or by alias; that of a file may be renamed."""
+    with pytest.raises(ConfigError, match=f"'{name}': this must be another name"):
+        BUILTIN.with_overrides({"New": {"columns": ["x", name]}})
+    with pytest.raises(ConfigError, match=f"column_aliases.x = '{name}'"):
+        BUILTIN.with_overrides({"New": {"columns": ["y"], "column_aliases": {"x": name}}})
+    renamed = {"New": {"columns": ["y"], "column_aliases": {name: "y"}}}
+    assert known("New", BUILTIN.with_overrides(renamed)).canonical(name) == "y"
+
+
+def test_folders_of_outputs_are_reserved() -> None:
+    """A reader takes date=… and segment=… in a path for columns."""
+    assert {"run_id", "proc", "date", "segment"} <= RESERVED_COLUMNS
+
+
+@given(st.permutations(["Foo", "foo", "FOO", "Bar"]), st.integers(1, 4))
+def test_names_differ_in_more_than_case(names: list[str], count: int) -> None:
+    """Procedures whose segments would share a folder are refused, whichever comes first; others are not."""
+    chosen = names[:count]
+    clash = len({name.lower() for name in chosen}) < len(chosen)
+    try:
+        registry = BUILTIN.with_overrides({name: {"columns": ["x"]} for name in chosen})
+    except ConfigError as error:
+        assert clash
+        assert "foo_segments" in str(error)  # noqa: PT017 -- where they clash
+    else:
+        assert not clash
+        assert len(registry) == len(BUILTIN) + count
+
+
+def test_a_sweep_without_a_known_path_is_written_without_paths() -> None:
+    """A swept column alone is enough to cut a run; its end is then not known, and nothing is refused."""
+    own = known("New", BUILTIN.with_overrides({"New": {"columns": ["x"], "swept": "x", "segments": "sweep"}}))
+    assert (own.paths, own.segment_column) == ((), "x")
 
 
 def test_digest_is_stable_and_tells_registries_apart() -> None:
