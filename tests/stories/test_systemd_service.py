@@ -17,6 +17,29 @@ pytestmark = [pytest.mark.systemd, pytest.mark.timeout(300)]
 
 WATCHDOG_S = 3
 
+HANGS = """
+import os, sys, threading, time
+
+def hang_now():
+    while os.path.exists("/srv/hang"):
+        time.sleep(0.1)
+
+def lay_trap():
+    while not hasattr(sys.modules.get("nanolab_daemon.service"), "Daemon"):
+        time.sleep(0.01)
+    daemon = sys.modules["nanolab_daemon.service"].Daemon
+    turn = daemon._turn
+    daemon._turn = lambda self: (hang_now(), turn(self))[1]
+
+threading.Thread(target=lay_trap, daemon=True).start()
+"""
+
+SLOW = """
+import sys, time
+if "spawn_main" in " ".join(sys.orig_argv):
+    time.sleep(5)
+"""
+
 
 @pytest.fixture(scope="module")
 def first(machine: Machine, installation: Path) -> Service:
@@ -122,6 +145,27 @@ def test_one_that_hangs_is_restarted_and_leaves_its_stacks(lab: Service) -> None
     assert "Watchdog timeout" in said
     assert "most recent call first" in said
     assert "service.py" in said
+
+
+def test_a_loop_that_hangs_in_a_process_that_lives_is_noticed(lab: Service) -> None:
+    """Its other threads run on, and its workers; only the loop that does the work feeds the watchdog."""
+    lab.machine.put("/opt/hangs/sitecustomize.py", HANGS)
+    restart(lab, f"[Service]\nWatchdogSec={WATCHDOG_S}s\nRestartSec=100ms\nEnvironment=PYTHONPATH=/opt/hangs\n")
+    pid = lab.pid
+    lab.machine.run("touch", "/srv/hang")
+    lab.machine.until(lambda: lab.pid != pid)
+    lab.machine.run("rm", "/srv/hang")
+    lab.until_active(other_than=pid)
+    assert "hang_now" in lab.said()
+
+
+def test_a_start_that_makes_progress_may_take_longer_than_allowed(lab: Service) -> None:
+    lab.machine.put("/opt/slow/sitecustomize.py", SLOW)
+    lab.drop_in("[Service]\nTimeoutStartSec=2s\nRestart=no\nEnvironment=PYTHONPATH=/opt/slow\n")
+    began = time.monotonic()
+    lab.machine.run("systemctl", "restart", lab.unit)
+    assert time.monotonic() - began > 5
+    assert lab.show("ActiveState") == "active"
 
 
 def test_the_watchdog_does_not_bite_in_rest_nor_in_a_backlog(lab: Service) -> None:
