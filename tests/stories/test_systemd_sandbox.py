@@ -183,3 +183,23 @@ def test_a_share_that_comes_back_is_seen(labs: tuple[Service, Service]) -> None:
     lab.measure([302], "pc9")
     lab.until_published(runs + 2)
     assert (lab.pid, lab.status()["source_missing"]) == (pid, 0)
+
+
+def test_a_raw_folder_that_is_a_share_itself_may_go_and_come_back(machine: Machine, installation: Path) -> None:
+    lab = Service(machine, installation, name="share", raw="/srv/share/raw")
+    machine.sh(
+        f"mkdir -p {lab.raw} /srv/nas; mount -t tmpfs -o mode=755 nas /srv/nas; mount --bind /srv/nas {lab.raw}"
+    )
+    lab.begin("--workers", "1")
+    pid = lab.pid
+    assert "srv-share-raw.mount" in lab.show("Wants").split()
+    lab.measure([1])
+    lab.until_published(1)
+    machine.run("umount", lab.raw)
+    machine.until(lambda: lab.status()["live"]["degraded"])
+    assert "degraded" in lab.show("StatusText")
+    machine.sh(f"mount --bind /srv/nas {lab.raw}")
+    machine.until(lambda: not lab.status()["live"]["degraded"])
+    lab.measure([2])
+    lab.until_published(2)
+    assert (lab.pid, lab.status()["source_missing"]) == (pid, 0)
