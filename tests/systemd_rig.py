@@ -20,7 +20,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-BOOT_S = 60.0
+BOOT_S = 120.0
+# A layer over a root file system, in a mount namespace of its own; an empty machine-id would mean a first boot.
+PREPARE = """
+base=$1 work=$2 id=$3
+shift 3
+cd "$work"
+mkdir layer root
+mount -t tmpfs -o mode=755 machine layer
+mkdir layer/upper layer/work
+mount -t overlay -o "lowerdir=$base,upperdir=layer/upper,workdir=layer/work" machine root
+rm -f root/etc/hostname root/etc/fstab
+echo "$id" >root/etc/machine-id
+exec "$@"
+"""
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -60,11 +73,9 @@ class Machine:
         self._work = Path(tempfile.mkdtemp(prefix="machine-", dir="/var/tmp"))
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
-        self.root = self._work / "root"
 
     def __enter__(self) -> Self:
         try:
-            self._mount()
             self._boot()
         except BaseException:
             self.close()
@@ -74,28 +85,17 @@ class Machine:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self.close()
 
-    def _mount(self) -> None:
-        layer = self._work / "layer"
-        for folder in (layer, self.root):
-            folder.mkdir()
-        _call("mount", "-t", "tmpfs", "-o", "mode=755", "machine", str(layer))
-        for name in ("upper", "work"):
-            (layer / name).mkdir()
-        parts = f"lowerdir={self._base},upperdir={layer}/upper,workdir={layer}/work"
-        _call("mount", "-t", "overlay", "-o", parts, "machine", str(self.root))
-        (self.root / "etc/machine-id").write_text(uuid.uuid4().hex + "\n")  # an empty one would be a first boot
-        for name in ("etc/hostname", "etc/fstab"):
-            (self.root / name).unlink(missing_ok=True)
-        if self._network:
-            shutil.copyfile("/etc/resolv.conf", self.root / "etc/resolv.conf")
-
     def _boot(self) -> None:
         bell = self._work / "bell"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(os.fspath(bell))
             listener.settimeout(BOOT_S)
-            command = ["systemd-nspawn", f"--directory={self.root}", "--boot", "--quiet", "--notify-ready=yes"]
-            command += ["--register=no", "--keep-unit", "--link-journal=no", "--console=pipe", "--resolv-conf=off"]
+            # Whatever becomes of the tests, the machine ends with them, and its mounts with it.
+            command = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "sh", "-euc", PREPARE, "prepare"]
+            command += [str(self._base), str(self._work), uuid.uuid4().hex, "systemd-nspawn"]
+            command += [f"--directory={self._work}/root", "--boot", "--quiet", "--notify-ready=yes"]
+            command += ["--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"]
+            command += [f"--resolv-conf={'copy-host' if self._network else 'off'}"]
             # systemd-nspawn 252 does not know Landlock, which services inside may use as on any machine.
             command += ["--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self"]
             command += [f"--bind-ro={folder}:{inside}" for inside, folder in self._binds.items()]
@@ -135,8 +135,6 @@ class Machine:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
-        for folder in (self.root, self._work / "layer"):
-            subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
         shutil.rmtree(self._work, ignore_errors=True)
 
     # -- what can be done in it --------------------------------------------------------------------------------------
@@ -188,7 +186,3 @@ class Machine:
                 raise AssertionError(f"waited {limit_s} s in vain {what or condition}\n{journal}")
             time.sleep(0.05)
         return value
-
-
-def _call(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
