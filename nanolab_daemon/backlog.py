@@ -41,6 +41,7 @@ class Rules:
     abandoned_after_s: float = 86400.0
     infer_missing: bool = True
     accept_missing: bool = False  # believe it, however many known files are gone
+    prove: bool = False  # judge anew what the ledger knows, and publish only what differs from what is there
     steady: bool = False  # only what is still as the scan saw it; otherwise a file is taken as it stands
 
 
@@ -267,9 +268,8 @@ class Backlog:
         return self._make(path, fingerprint, record)
 
     def _make(self, path: bytes, fingerprint: Fingerprint, record: FileRecord | None) -> StageJob:
-        same = (
-            record is not None and not self._rules.force and record.sha256 and record.state is not FileState.WAITING
-        )
+        anew = self._rules.force or self._rules.prove
+        same = record is not None and not anew and record.sha256 and record.state is not FileState.WAITING
         return StageJob(
             path,
             size_bytes=fingerprint.size_bytes,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from nanolab_daemon.backlog import Backlog, Reach, Rules
-from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.catalog import FILE_NAME, Catalog, unusable
 from nanolab_daemon.config import Config
 from nanolab_daemon.engine import Engine
 from nanolab_daemon.errors import EngineError
@@ -103,10 +103,7 @@ def run(
             engine.stop(STOP_S)
             return Ended(engine.tally, time.monotonic() - began, interrupted())
         except sqlite3.Error as error:
-            raise EngineError(
-                f"The ledger in {config.paths.state} can't be written: {error}.",
-                advice="Is the disk full? What is published stays; run the command again when there is room.",
-            ) from error
+            raise unusable(error, config.paths.state / FILE_NAME, "used") from error
         finally:
             if backlog is not None:
                 backlog.stop()

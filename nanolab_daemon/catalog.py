@@ -110,10 +110,23 @@ class Agreement(NamedTuple):
         return self.complete / judged if judged else None
 
 
-def _remedy(error: Exception, path: Path) -> str:
-    if "not a database" in str(error) or "malformed" in str(error):
-        return f"Move {path} away and run `nanolab-daemon backfill`: all is found again from the raw files."
+REBUILD = (
+    "Run `nanolab-daemon verify --rebuild`: it keeps this one aside, and makes a new one from what is published."
+)
+
+
+def _remedy(error: Exception) -> str:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) or not isinstance(
+        error, sqlite3.OperationalError | OSError
+    ):
+        return REBUILD
     return "Check the folder's rights and free space."
+
+
+def unusable(error: Exception, path: Path, verb: str) -> EngineError:
+    """Tell that the ledger can't be used, and what to do."""
+    return EngineError(f"The ledger {path} can't be {verb}: {error}.", advice=_remedy(error))
 
 
 class Catalog:
@@ -139,12 +152,15 @@ class Catalog:
                 # Nothing is written before a commit, so that a full disk is met there and nowhere else.
                 db.execute("PRAGMA cache_spill = OFF")
                 db.execute("PRAGMA temp_store = MEMORY")
+                trouble = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if trouble != "ok":
+                    raise sqlite3.DatabaseError(trouble)
                 migrate(db)
             except BaseException:
                 db.close()  # an open transaction would lock the next one out
                 raise
         except (sqlite3.DatabaseError, OSError) as error:
-            raise EngineError(f"The ledger {path} can't be opened: {error}.", advice=_remedy(error, path)) from error
+            raise unusable(error, path, "opened") from error
         return cls(db)
 
     @classmethod
@@ -162,7 +178,7 @@ class Catalog:
             uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
         except sqlite3.DatabaseError as error:
-            raise EngineError(f"The ledger {path} can't be read: {error}.", advice=_remedy(error, path)) from error
+            raise unusable(error, path, "read") from error
         try:
             made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if made and db.execute("SELECT count(*) FROM meta WHERE key = 'ledger_id'").fetchone()[0]:
@@ -177,7 +193,7 @@ class Catalog:
             raise
         except sqlite3.DatabaseError as error:
             db.close()
-            raise EngineError(f"The ledger {path} can't be read: {error}.", advice=_remedy(error, path)) from error
+            raise unusable(error, path, "read") from error
         db.close()
         return None
 

@@ -235,18 +235,31 @@ def retry(given: Given, files: tuple[str, ...], skip_bad_rows: bool, strict: boo
     return cli_batch.retry(given.load(), files, skip_bad_rows=skip_bad_rows, as_json=as_json, strict=strict)
 
 
-@cli.command(epilog=examples("verify", "verify --json"))
+@cli.command(epilog=examples("verify", "verify --repair", "verify --rebuild", "verify --json"))
 @settings_options
+@click.option("--repair", is_flag=True, help="Make what is missing or damaged again from the raw files, then look.")
+@click.option(
+    "--rebuild", is_flag=True, help="Make a new ledger from what is published and the raw files, then look."
+)
 @json_option
-def verify(given: Given, as_json: bool) -> int:
+def verify(given: Given, repair: bool, rebuild: bool, as_json: bool) -> int:
     """Compare the ledger with the disk, both ways.
 
     Every published run is there, whole and readable; nothing else is there. Exits with 1 if not.
+
+    A ledger that is damaged or lost is made anew with --rebuild; the old one is kept beside it. Neither of the
+    two flags ever removes a file that the program has not written.
     """
-    from nanolab_daemon import cli_render
+    from nanolab_daemon import cli_mend, cli_render
     from nanolab_daemon.verify import verify
 
-    found = verify(given.load())
+    config = given.load()
+    if rebuild:
+        cli_mend.rebuild(config)
+    found = verify(config)
+    if repair and found.problems:
+        cli_mend.repair(config, found)
+        found = verify(config)
     cli_render.verified(found, as_json=as_json)
     return EXIT_FAILED if found.problems else 0
 

@@ -48,7 +48,7 @@ def work(
         accept_missing=accept_missing,
     )
     check_paths(config)
-    handed_over = _to_daemon(config, command)
+    handed_over = to_daemon(config, command)
     following = 0
     began = time.time()
     stream = sys.stderr if as_json else sys.stdout  # standard output is for the JSON alone
@@ -103,7 +103,7 @@ def retry(config: Config, names: tuple[str, ...], *, skip_bad_rows: bool, as_jso
     chosen = again.choose(config, names, skip_bad_rows=skip_bad_rows)
     configure_log(config)
     interrupted = False
-    if chosen.jobs and _to_daemon(config, "retry"):
+    if chosen.jobs and to_daemon(config, "retry"):
         limit_s = len(chosen.jobs) * config.pools.task_timeout_s
         cli_handover.retry(config, chosen.jobs, skip_bad_rows=skip_bad_rows, limit_s=limit_s)
     elif chosen.jobs:
@@ -128,7 +128,7 @@ def retry(config: Config, names: tuple[str, ...], *, skip_bad_rows: bool, as_jso
     return EXIT_REJECTS if strict and any(one.state == "rejected" for one in found) else 0
 
 
-def _to_daemon(config: Config, command: str) -> bool:
+def to_daemon(config: Config, command: str) -> bool:
     """Tell whether a daemon is there to do the work, and say so."""
     from nanolab_daemon import cli_handover, lock
 

@@ -274,6 +274,8 @@ class Engine:
         record = None if job.dry else self.catalog.file(job.path)
         if record is not None and record.fingerprint == AGAIN:
             job = replace(job, force=True, known_sha256=None)
+        if record is not None and record.skip_bad_rows and job.skip_bad_rows_of is None:
+            job = replace(job, skip_bad_rows_of=record.sha256)  # as was allowed, for as long as its bytes are these
         if not self.staging.holds(job.path):
             self.tally.to_stage += 1
             self._offered_at[job.path] = time.monotonic()
@@ -295,6 +297,10 @@ class Engine:
     def want_manifest(self, wanted: bool = True) -> None:
         """Have the manifest written again when it is due."""
         self._manifest_wanted = self._manifest_wanted or wanted
+
+    def look_after_manifest(self) -> None:
+        """Have the manifest written again if somebody has taken it away."""
+        self.want_manifest(not (self.config.paths.stage / publish.MANIFEST).exists())
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -594,6 +600,8 @@ class Engine:
                 self.tally.segment.add(1, now - self._began)
                 self.act(actions, live=job.live)
                 self._tell_cut(outcome)
+            case StagedFileLost() if isinstance(job, SegmentJob) and self.registrar.is_outdated(job):
+                self._cut(job.run_id, live=job.live)
             case StagedFileLost():
                 self.tally.segmented_done += 1
                 self._log.warning("staged file lost", **{RUN_ID: outcome.run_id, REASON: outcome.reason})

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import itertools
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +26,12 @@ MANIFEST = "_manifest/manifest.parquet"
 TEMP_FOLDER = ".nanolab-tmp"
 """Below each output root, so that moving into place never leaves the file system."""
 
+SET_ASIDE = "_set_aside"
+"""Below each output root: what was in the way of a run and is not the program's. Nobody but a person removes it."""
+
+MARK = b"nanolab.run_id"
+"""Stands in the end of every Parquet file that the program writes."""
+
 _ANNOUNCED = "announced-"
 _RUN_FOLDER = re.compile(r"/run_id=[0-9a-f]{16}\Z")
 _TRY_BYTES = 1 << 20
@@ -31,6 +39,7 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
 _serial = itertools.count()
+_OURS = re.compile(r"(segment=[0-9]+/)?part-000\.parquet")
 
 
 def temp_folder(root: Path, owner: str) -> Path:
@@ -162,24 +171,91 @@ def place(bundle: Path, target: Path) -> bool:
     raise AssertionError
 
 
-def replace(bundle: Path, target: Path) -> None:
+def clear_the_way(root: Path, target: Path) -> Path | None:
+    """Move aside what stands where `target` or a folder above it is to be; give where it is now, None if nothing did.
+
+    Only files and dangling links can be in the way: what is in a folder is dealt with when that is replaced.
+    """
+    for place in (*reversed(target.relative_to(root).parents), target.relative_to(root)):
+        if os.path.lexists(root / place) and not (root / place).is_dir():
+            return _set_aside(root, root / place, place)
+    return None
+
+
+def holds_exactly(target: Path, files: Iterable[tuple[str, int, str]]) -> bool:
+    """Tell whether a published folder holds these files: relative path, bytes, SHA-256."""
+    try:
+        return all(
+            (target / name).stat().st_size == size_bytes
+            and hashlib.sha256((target / name).read_bytes()).hexdigest() == sha256
+            for name, size_bytes, sha256 in files
+        )
+    except OSError:
+        return False
+
+
+def replace(bundle: Path, target: Path, *, known: bool = True) -> Path | None:
     """Put a bundle in the place of what is published at `target`: readers find the old one or the new one.
 
     Where the file system can't exchange two names, there is a moment between two renames in which neither is there.
+    `known`: the ledger says that the old one is the program's; else that is looked at. What is not is set aside, and
+    the place where it is now is given.
     """
     if place(bundle, target):
-        return
+        return None
     try:
         _exchange(bundle, target)
+        old = bundle
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
             raise
-        aside = bundle.with_name(bundle.name + "-old")
-        target.rename(aside)
+        old = bundle.with_name(bundle.name + "-old")
+        target.rename(old)
         bundle.rename(target)
-        discard(aside)
-        return
-    discard(bundle)  # holds the old one now
+    return _dispose(old, target, known=known)
+
+
+def _dispose(old: Path, target: Path, *, known: bool) -> Path | None:
+    """Remove a folder that was published at `target`; what is in it and is not ours is set aside."""
+    root = old.parents[2]
+    files = [path for path in old.rglob("*") if path.is_symlink() or not path.is_dir()]
+    ours = [path for path in files if _is_ours(old, path, known=known)]
+    if len(ours) == len(files):
+        discard(old)
+        return None
+    for path in ours:
+        path.unlink()
+        with contextlib.suppress(OSError):  # the folder of a segment
+            path.parent.rmdir()
+    return _set_aside(root, old, target.relative_to(root))
+
+
+def _is_ours(folder: Path, path: Path, *, known: bool) -> bool:
+    if path.is_symlink() or not _OURS.fullmatch(str(path.relative_to(folder))):
+        return False
+    return known or MARK in _footer(path)
+
+
+def _footer(path: Path) -> bytes:
+    """Give the end of a Parquet file in which its notes stand; nothing of what is none."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        tail = file.read()
+        length = int.from_bytes(tail[:4], "little") + 8
+        if tail[4:] != b"PAR1" or length > size:
+            return b""
+        file.seek(size - length)
+        return file.read()
+
+
+def _set_aside(root: Path, path: Path, name: Path) -> Path:
+    aside = (
+        root / SET_ASIDE / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{next(_serial)}" / name
+    )
+    aside.parent.mkdir(parents=True)
+    path.rename(aside)
+    return aside
 
 
 def discard(path: Path) -> None:
@@ -196,7 +272,8 @@ def withdraw(target: Path, temp: Path) -> None:
     aside = temp / f"{os.getpid()}-{next(_serial)}-old"
     with contextlib.suppress(FileNotFoundError):
         target.rename(aside)
-        discard(aside)
+        with contextlib.suppress(FileNotFoundError):
+            _dispose(aside, target, known=True)
     root = temp.parent.parent
     for folder in itertools.takewhile(lambda one: one != root, target.parents):
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from nanolab_daemon import __version__, publish
 from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord
 from nanolab_daemon.errors import RejectCause
+from nanolab_daemon.log import PATH, logger
 from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, OutputFile, Rejection, RunFacts
 from nanolab_daemon.tasks import (
     NoRows,
@@ -63,6 +64,7 @@ class Registrar:
         self.terms: Callable[[str | None], str] | None = None  # of today, by procedure; None: they never change
         self.progress: Callable[[], None] = lambda: None  # called now and then by what may take long
         self._unsynced: set[Path] = set()
+        self._log = logger(__name__)
 
     def commit(self) -> None:
         """Make everything recorded so far durable: names that were moved here first, then the ledger."""
@@ -138,13 +140,18 @@ class Registrar:
         actions = self._left(before, facts.run_id)
         best = self._best(facts.run_id)
         assert best is not None
-        if published is not None and published.folder == outcome.target and outcome.bundle is None:
+        chosen = best.sha256 == outcome.sha256 and (best.path == job.path or not _by_path(facts))
+        adopted = outcome.adopted and chosen and (published is None or published.stage_file == outcome.output)
+        free = outcome.bundle is None and not adopted
+        if published is not None and published.folder == outcome.target and free:
             # The ledger says that something was published there, yet the place was free: deleted by hand, or two
             # files of one run raced. What lies there now can't be known, so it is made once more.
             return [*actions, StageAgain(best.path)]
-        chosen = best.sha256 == outcome.sha256 and (best.path == job.path or not _by_path(facts))
-        if chosen and (
+        if adopted and published is not None:
+            self.catalog.put_run(replace(published, facts=facts, source=record.path, source_missing=False))
+        elif chosen and (
             published is None
+            or (published.source == job.path and published.stage_file != outcome.output)
             or job.force
             or published.source_sha256 != outcome.sha256
             or published.folder != outcome.target
@@ -201,7 +208,8 @@ class Registrar:
     def _publish(self, outcome: Staged, record: FileRecord, before: RunRecord | None) -> None:
         facts = outcome.facts
         if outcome.bundle is not None:
-            self._replace(self.stage_root, outcome.bundle, outcome.target)
+            known = before is not None and before.folder == outcome.target
+            self._replace(self.stage_root, outcome.bundle, outcome.target, known=known)
         if before is not None and before.folder != outcome.target:
             self._withdraw_all(before)
         elif before is not None and before.facts.is_cut and not facts.is_cut:
@@ -340,7 +348,7 @@ class Registrar:
                 self._withdraw(self.output_root, job.target)
             return [CutRun(job.run_id)] if run is not None and run.segmentation == "pending" else []
         if outcome.bundle is not None:
-            self._replace(self.output_root, outcome.bundle, job.target)
+            self._replace(self.output_root, outcome.bundle, job.target, known=bool(run.segment_files))
         elif not outcome.outputs:
             self._withdraw(self.output_root, job.target)
         self.catalog.set_segments(job.run_id, outcome.outputs, outcome.rows_outside, self._now())
@@ -371,12 +379,17 @@ class Registrar:
             return []
         return [StageAgain(run.source)]
 
+    def is_outdated(self, job: SegmentJob) -> bool:
+        """Tell whether a run was published anew since the job to cut it was given."""
+        run = self.catalog.run(job.run_id)
+        return run is not None and run.source_sha256 != job.source_sha256
+
     def segment_job(self, run_id: str, *, live: bool) -> SegmentJob | None:
         """Give the second stage's job for a run that waits for it."""
         run = self.catalog.run(run_id)
         if run is None or run.segmentation != "pending":
             return None
-        return SegmentJob(run_id, run.stage_file.path, run.segments_folder, live)
+        return SegmentJob(run_id, run.stage_file.path, run.segments_folder, live, run.source_sha256)
 
     # -- files that come and go -------------------------------------------------------------------------------------
 
@@ -517,9 +530,11 @@ class Registrar:
     def _withdraw_segments(self, run: RunRecord) -> None:
         self._withdraw(self.output_root, run.segments_folder)
 
-    def _replace(self, root: Path, bundle: str, target: str) -> None:
+    def _replace(self, root: Path, bundle: str, target: str, *, known: bool) -> None:
         self._unsynced.add(root)
-        publish.replace(Path(bundle), root / target)
+        aside = publish.replace(Path(bundle), root / target, known=known)
+        if aside is not None:
+            self._log.warning("set aside: what lay in a run's place is not this program's", **{PATH: str(aside)})
 
     def _withdraw(self, root: Path, target: str) -> None:
         self._unsynced.add(root)

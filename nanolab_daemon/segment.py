@@ -68,6 +68,8 @@ def _make(
 ) -> tuple[Segmented | StagedFileLost, Path | None]:
     try:
         run = parquet.read((stage_root / job.stage_path).read_bytes())
+        if job.source_sha256 not in ("", run[1]["source_sha256"]):
+            raise ValueError("it is made from other bytes than the ledger says")
         cut = cut_run(*run, min_points)
     except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid, KeyError, ValueError) as error:
         return StagedFileLost(job.run_id, f"{job.stage_path} can't be read back: {error}"), None
@@ -147,14 +149,31 @@ def _publish(
             job, outcome = jobs[at], outcomes[at]
             assert isinstance(job, SegmentJob)
             assert isinstance(outcome, Segmented)
-            if not publish.place(bundle, output_root / job.target):
-                outcomes[at] = replace(outcome, bundle=str(bundle))
+            outcomes[at] = _place(outcome, bundle, output_root, job.target)
         publish.sync(output_root)
     except OSError as error:
         failed = CannotWrite.of(error, output_root)
         for at, bundle in made:
             publish.discard(bundle)
             outcomes[at] = failed
+
+
+def _place(outcome: Segmented, bundle: Path, output_root: Path, target: str) -> Segmented:
+    """Publish a run's segments if their place is free, or holds these very bytes."""
+    try:
+        placed = publish.place(bundle, output_root / target)
+    except (NotADirectoryError, FileExistsError):
+        if publish.clear_the_way(output_root, output_root / target) is None:
+            raise
+        return _place(outcome, bundle, output_root, target)
+    if placed:
+        return outcome
+    files = [(one.path.removeprefix(f"{target}/"), one.size_bytes, one.sha256) for one in outcome.outputs]
+    there = {one.name for one in (output_root / target).glob("segment=*")}
+    if len(there) == len(files) and publish.holds_exactly(output_root / target, files):
+        publish.discard(bundle)
+        return outcome
+    return replace(outcome, bundle=str(bundle))
 
 
 def _write_manifest(job: ManifestJob, stage_root: Path, owner: str) -> ManifestWritten | CannotWrite:

@@ -18,7 +18,7 @@ from typing import Any
 
 from nanolab_daemon import __version__
 from nanolab_daemon.backlog import Backlog, Reach, Rules
-from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
+from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, unusable
 from nanolab_daemon.config import Config
 from nanolab_daemon.control import Control
 from nanolab_daemon.engine import Engine
@@ -68,10 +68,7 @@ def run(config: Config, *, reload: Callable[[], Config], confine: bool = False) 
         try:
             Daemon(config, catalog, registry, reload, notifier).run()
         except sqlite3.Error as error:
-            raise EngineError(
-                f"The ledger in {config.paths.state} can't be written: {error}.",
-                advice="Is the disk full? What is published stays, and the next start goes on from there.",
-            ) from error
+            raise unusable(error, config.paths.state / FILE_NAME, "used") from error
         finally:
             with contextlib.suppress(sqlite3.Error):
                 catalog.close()
@@ -240,6 +237,7 @@ class Daemon:
             self._lookout.shrunk(order.place.path, *backlog.shrunk)
         if not order.changed_only:
             self._lookout.scanned(time.monotonic())
+            self._engine.look_after_manifest()
 
     def _divert(self, path: bytes, mark: Fingerprint, record: FileRecord | None) -> bool:
         """Leave a fresh file to the follower: it may still be written."""
@@ -328,6 +326,7 @@ class Daemon:
         for path in paths:
             skip = bool(question.get("skip_bad_rows"))
             self._engine.offer(StageJob(path, force=True, skip_bad_rows=skip, live=True))
+        self._engine.look_after_manifest()
         return {"ok": True, "offered": len(paths)}
 
     def _backfill(self, question: Mapping[str, Any]) -> Mapping[str, Any]:

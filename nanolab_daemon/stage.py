@@ -77,7 +77,7 @@ def stage_batch(settings: WorkSettings) -> Handler:
             outcomes.append(outcome)
         began(len(jobs))
         if made:
-            _publish(outcomes, made, stage_root, temp)
+            _publish(jobs, outcomes, made, stage_root, temp)
         return outcomes
 
     return handle
@@ -221,21 +221,45 @@ def _notes(header: Header, rows: Rows, judged: Judged, sha256: str) -> dict[str,
     return notes
 
 
-def _publish(outcomes: list[StageOutcome], made: Sequence[tuple[int, Path]], stage_root: Path, temp: Path) -> None:
+def _publish(
+    jobs: Sequence[StageJob],
+    outcomes: list[StageOutcome],
+    made: Sequence[tuple[int, Path]],
+    stage_root: Path,
+    temp: Path,
+) -> None:
     """Sync the contents of all bundles, move them to their places, sync their names: two syncs a batch."""
     staged = [(at, outcome, bundle) for at, bundle in made if isinstance(outcome := outcomes[at], Staged)]
     try:
         publish.announce(temp, [(bundle, outcome.target) for _, outcome, bundle in staged])
         publish.sync(stage_root)
         for at, outcome, bundle in staged:
-            if not publish.place(bundle, stage_root / outcome.target):
-                outcomes[at] = replace(outcome, bundle=str(bundle))
+            outcomes[at] = _place(outcome, bundle, stage_root, adopt=not jobs[at].force)
         publish.sync(stage_root)
     except OSError as error:
         failed = CannotWrite.of(error, stage_root)
         for at, bundle in made:
             publish.discard(bundle)  # what is in its place already is found again when the file is
             outcomes[at] = failed
+
+
+def _place(outcome: Staged, bundle: Path, stage_root: Path, *, adopt: bool) -> Staged:
+    """Publish a run if its place is free, or holds these very bytes: after a loss of the ledger most do."""
+    target = stage_root / outcome.target
+    try:
+        placed = publish.place(bundle, target)
+    except (NotADirectoryError, FileExistsError):
+        aside = publish.clear_the_way(stage_root, target)
+        if aside is None:
+            raise
+        outcome = replace(outcome, remarks=(*outcome.remarks, f"In the way of a run, now set aside: {aside}"))
+        return _place(outcome, bundle, stage_root, adopt=adopt)
+    if placed:
+        return outcome
+    if adopt and publish.holds_exactly(target, [(FILE_NAME, outcome.output.size_bytes, outcome.output.sha256)]):
+        publish.discard(bundle)
+        return replace(outcome, adopted=True)
+    return replace(outcome, bundle=str(bundle))
 
 
 def _refused_unread(job: StageJob, settings: WorkSettings, error: FileRejectedError) -> StageOutcome:

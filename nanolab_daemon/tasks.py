@@ -104,6 +104,7 @@ class Staged:
     output: OutputFile
     target: str  # folder of the run, relative to the stage root
     bundle: str | None
+    adopted: bool = False  # the very file that was to be published lay there already
     skipped: bool = False  # bad rows were allowed to be left out
     remarks: tuple[str, ...] = ()  # things to be said once per procedure, such as an unknown column
     terms: str = ""  # on which it was judged
@@ -203,6 +204,7 @@ class SegmentJob:
     stage_path: str  # of the staged file, relative to the stage root
     target: str  # folder of the run's segments, relative to the output root
     live: bool = False
+    source_sha256: str = ""  # of the raw file that the staged one is to be made from; empty: any
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from nanolab_daemon.lane import Answer, Condemned, Lane
 from nanolab_daemon.model import OutputFile
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.publish import MANIFEST, TEMP_FOLDER
+from nanolab_daemon.publish import MANIFEST, SET_ASIDE, TEMP_FOLDER
+from nanolab_daemon.tasks import StageJob
 
 PART = "part-000.parquet"
 LOOKS_BESIDE_AN_ENGINE = 3
@@ -72,6 +73,7 @@ class Problem:
     path: str
     detail: str
     remedy: str
+    run_id: str = ""  # the run that would have to be made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,11 @@ def verify(config: Config, on_step: Callable[[int, int], None] = lambda *_: None
     return Verified(found.runs, found.files, found.rows, found.problems, found.notes, time.monotonic() - began)
 
 
+REPAIR = "Run `nanolab-daemon verify --repair`, which makes it again from its raw file."
+_STALE = (
+    "Name the state folder that knows it (--state-dir). If its ledger is lost, run `nanolab-daemon verify --rebuild`."
+    " Else delete it."
+)
 _FOREIGN = "Move it elsewhere, or delete it: nothing in these folders is kept by hand."
 
 
@@ -119,8 +126,9 @@ class _Look:
         self._runs: dict[str, ManifestRow] = {}
         self._rows = 0
         self._owner = ""
+        self._manifest: str | None = None  # its mark in the ledger
         self._known: set[str] = set()  # segments of an earlier revision, soon to be replaced
-        self._remedies: dict[str, str] = {}  # of a published file: what mends it
+        self._remedies: dict[str, tuple[str, str]] = {}  # of a published file: what mends it, and which run
 
     def run(self) -> Verified:
         catalog = Catalog.open_to_read(self._config.paths.state / FILE_NAME)
@@ -128,7 +136,7 @@ class _Look:
             self._notes.append("There is no ledger yet: nothing was published.")
         else:
             try:
-                self._owner = catalog.ledger_id
+                self._owner, self._manifest = catalog.ledger_id, catalog.manifest_serial()
                 for run in catalog.runs():
                     self._expect(run)
             finally:
@@ -146,13 +154,16 @@ class _Look:
         self._rows += facts.rows
         status = "segmented" if done else "staged"
         self._runs[run.run_id] = (facts.rows, run.revision, status, len(run.segment_files) if done else None)
-        remedy = f"Run `nanolab-daemon retry '{shown_path(run.source)}'`, which makes it again from the raw file."
+        remedy = f"{REPAIR} ({shown_path(run.source)})"
         if run.source_missing:
-            remedy = "Its raw file has gone: put that back, or take this one from a backup."
-        self._question(self._stage, run.stage_file, remedy)
+            remedy = (
+                f"Its raw file has gone ({shown_path(run.source)}): put that back, or take this one from a backup."
+            )
+        again = "" if run.source_missing else run.run_id
+        self._question(self._stage, run.stage_file, remedy, again)
         if run.stage_file.rows != facts.rows:
             detail = f"the ledger says {facts.rows} rows, and {run.stage_file.rows} of its file"
-            self._problem("ledger", run.stage_file.path, detail, remedy)
+            self._problem("ledger", run.stage_file.path, detail, remedy, again)
         if run.segmentation == "failed":
             self._notes.append(f"The second stage of {shown_path(run.source)} failed: its run has no segments.")
         if run.segmentation == "pending":
@@ -161,10 +172,10 @@ class _Look:
         inside = 0
         for file in run.segment_files:
             inside += file.rows
-            self._question(self._output, file, remedy)
+            self._question(self._output, file, remedy, again)
         if done and inside + (run.rows_outside or 0) != facts.rows:
             detail = f"its segments hold {inside} rows and {run.rows_outside} are outside, of {facts.rows}"
-            self._problem("segments", run.segments_folder, detail, remedy)
+            self._problem("segments", run.segments_folder, detail, remedy, again)
 
     def _pending(self, run: RunRecord) -> None:
         remedy = "Run `nanolab-daemon preprocess`."
@@ -176,10 +187,10 @@ class _Look:
         if not run.segment_files:
             self._notes.append(f"{run.run_id} ({shown_path(run.source)}) has no segments yet. {remedy}")
 
-    def _question(self, root: str, file: OutputFile, remedy: str) -> None:
+    def _question(self, root: str, file: OutputFile, remedy: str, again: str) -> None:
         question = _question(root, file)
         self._expected[question.path] = question
-        self._remedies[question.path] = remedy
+        self._remedies[question.path] = remedy, again
 
     # -- what the disk says -----------------------------------------------------------------------------------------
 
@@ -192,6 +203,8 @@ class _Look:
         for path in _files_below(Path(self._output), lambda name: name.endswith("_segments")):
             self._look_at(path)
         for root in (self._stage, self._output):
+            for path in _files_below(Path(root), lambda name: name == SET_ASIDE):
+                self._problem("set_aside", path, "was in the way of a run, and is not the program's", _FOREIGN)
             self._look_at_temporary(Path(root) / TEMP_FOLDER)
 
     def _look_at(self, path: str) -> None:
@@ -202,8 +215,8 @@ class _Look:
         if run_id in self._runs or (run_id and parts[-1].startswith("part-")):
             detail = "is not of this run as it is published: readers would take it for a part of it"
             if run_id not in self._runs:
-                detail = "belongs to no run in the ledger: it is another ledger's, or was left behind"
-            self._problem("stale", path, detail, "Delete it, or name the state folder that knows it (--state-dir).")
+                detail = "belongs to no run in the ledger: it is of another ledger, or of one that was lost"
+            self._problem("stale", path, detail, _STALE if run_id not in self._runs else _FOREIGN)
         else:
             self._problem("foreign", path, "is nothing that the program has written", _FOREIGN)
 
@@ -273,7 +286,7 @@ class _Look:
         if isinstance(answer, ManifestAnswer):
             self._compare_manifest(job.path, answer)
         elif answer.trouble:
-            self._problem("damaged", job.path, answer.trouble, self._remedies[job.path])
+            self._problem("damaged", job.path, answer.trouble, *self._remedies[job.path])
 
     def _compare_manifest(self, path: str, answer: ManifestAnswer) -> None:
         if answer.trouble and not self._runs:
@@ -291,15 +304,22 @@ class _Look:
                 )
         if not detail:
             return
-        if self._beside_engine:
+        if self._beside_engine and (self._manifest is None or self._manifest != self._manifest_now()):
             self._notes.append("The manifest is behind the ledger; the engine at work writes it anew.")
         else:
-            self._problem(
-                "manifest", path, detail, "Delete it and run `nanolab-daemon backfill`, which writes it anew."
-            )
+            self._problem("manifest", path, detail, "Run `nanolab-daemon verify --repair`, which writes it anew.")
 
-    def _problem(self, kind: str, path: str, detail: str, remedy: str) -> None:
-        self._problems.append(Problem(kind, path, detail, remedy))
+    def _manifest_now(self) -> str | None:
+        catalog = Catalog.open_to_read(self._config.paths.state / FILE_NAME)
+        if catalog is None:
+            return None
+        try:
+            return catalog.manifest_serial()
+        finally:
+            catalog.close()
+
+    def _problem(self, kind: str, path: str, detail: str, remedy: str, run_id: str = "") -> None:
+        self._problems.append(Problem(kind, path, detail, remedy, run_id))
 
 
 def _question(root: str, file: OutputFile) -> FileQuestion:
@@ -321,3 +341,15 @@ def _files_below(root: Path, chosen: Callable[[str], bool]) -> Iterator[str]:
                 yield folder
             for name in files:
                 yield os.path.join(folder, name)
+
+
+def to_repair(config: Config, found: Verified) -> tuple[StageJob, ...]:
+    """Give the raw files from which what is lacking or damaged can be made again, as jobs."""
+    catalog = Catalog.open_to_read(config.paths.state / FILE_NAME)
+    if catalog is None:
+        return ()
+    try:
+        runs = [catalog.run(run_id) for run_id in sorted({one.run_id for one in found.problems if one.run_id})]
+    finally:
+        catalog.close()
+    return tuple(StageJob(run.source, force=True) for run in runs if run is not None)

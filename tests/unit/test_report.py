@@ -292,7 +292,7 @@ class TestVerify:
         path.write_bytes(path.read_bytes()[:-10])
         (problem,) = verify.verify(lab.config).problems
         assert "bytes, not" in problem.detail
-        assert "retry" in problem.remedy
+        assert "verify --repair" in problem.remedy
 
     @pytest.mark.parametrize("root", ["stage", "output"])
     def test_finds_foreign_files_and_what_another_ledger_left(self, lab: Lab, root: str) -> None:
