@@ -5,6 +5,7 @@ Everything is looked at before anything is changed. Data is never removed, an ed
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -373,10 +374,11 @@ def uninstall(lab: Lab, tell: Tell) -> None:
             tell(f"kept      {own}, which holds changes of your own")
         else:
             own.rmdir()
-    labs: dict[Lab, Config] = {}
+    left: dict[Lab, Config] = {}
     for one in installed():
-        labs[one] = _config_of(one)
-    _tell_neighbours(labs, tell)
+        with contextlib.suppress(EngineError):  # its mistake must not keep this one here
+            left[one] = _config_of(one)
+    _tell_neighbours(left, tell)
     _call("systemctl", "daemon-reload")
     subprocess.run(["systemctl", "reset-failed", lab.unit], capture_output=True, check=False)
     tell(f"kept      {lab.config}")
