@@ -25,6 +25,7 @@ from nanolab_daemon.model import WAITING_WORDS, FileState, Header, Rejection
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rows import Rows, read_rows
+from nanolab_daemon.settings import escaped
 from nanolab_daemon.tasks import (
     Began,
     CannotWrite,
@@ -271,7 +272,9 @@ def _refused_unread(job: StageJob, settings: WorkSettings, error: FileRejectedEr
 
 
 def _rejection(error: FileRejectedError) -> Rejection:
-    return Rejection(error.cause, error.message, error.line, error.text, error.advice)
+    # Shown on terminals and in tables from here on: what a file says there must not be able to steer them.
+    text = None if error.text is None else escaped(error.text)
+    return Rejection(error.cause, escaped(error.message), error.line, text, escaped(error.advice))
 
 
 def _unreadable(error: OSError) -> StageOutcome:

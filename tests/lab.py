@@ -111,6 +111,8 @@ def until(condition: Callable[[], Any], limit_s: float = 20.0, what: str = "") -
 class Lab:
     """Four folders below `home` and what happens in them."""
 
+    patience_s: ClassVar[float] = 20.0  # for a daemon to listen
+
     def __init__(self, home: Path, *, watch: Watch = QUICK, workers: int = 1) -> None:
         self.home = home
         self.raw, self.stage, self.output, self.state = (home / n for n in ("raw", "stage", "output", "state"))
@@ -183,7 +185,8 @@ class Lab:
             cwd=self.home,
         )
         stderr.close()
-        until(lambda: process.poll() is not None or self.status(), what="for the daemon to listen")
+        ready = lambda: process.poll() is not None or self.status()  # noqa: E731
+        until(ready, self.patience_s, "for the daemon to listen")
         assert process.poll() is None, (log or self.home / "daemon.log").read_text()
         return process
 

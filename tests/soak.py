@@ -227,6 +227,7 @@ class Figures:
 class PatientLab(Lab):
     """A lab on a machine that is busy with other things as well. Keeps how long the slowest answer took."""
 
+    patience_s = PATIENCE_S
     slowest_s = 0.0
 
     def status(self) -> dict[str, Any] | None:
@@ -382,18 +383,20 @@ class Soak:
         status = self.lab.status()
         workers = [w["pid"] for pool in (status or {"pools": []})["pools"] for w in pool["workers"]]
         self._daemon.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
-        code = self._daemon.wait(60)
+        code = self._daemon.wait(PATIENCE_S)
         assert hard or code == 0, f"the daemon ended with {code}"
         self._did("daemon killed" if hard else "daemon stopped")
         if not self._away:  # what hangs in the kernel, on a silent share, can't be killed
-            until(lambda: not any(_alive(pid) for pid in workers), 5.0, "for the workers to die with the daemon")
+            until(
+                lambda: not any(_alive(pid) for pid in workers), PATIENCE_S, "for the workers to die with the daemon"
+            )
         self._daemon = self.lab.spawn()
 
     def _settle_down(self) -> None:
         for number in list(self._away):
             self._shares[number].back()
         self._away.clear()
-        until(lambda: not (self.lab.status() or {"frozen": [1]})["frozen"], 60, "for all shares to be back")
+        until(lambda: not (self.lab.status() or {"frozen": [1]})["frozen"], PATIENCE_S, "for all shares to be back")
 
     # -- what came of it
 
@@ -452,7 +455,7 @@ class Soak:
                 self._shares[number].back()
             if self._daemon is not None and self._daemon.poll() is None:
                 self._daemon.terminate()
-                self._daemon.wait(60)
+                self._daemon.wait(PATIENCE_S)
             for share in self._shares:
                 share.close()
         assert self._daemon is not None
