@@ -186,7 +186,12 @@ class Lab:
         )
         stderr.close()
         ready = lambda: process.poll() is not None or self.status()  # noqa: E731
-        until(ready, self.patience_s, "for the daemon to listen")
+        try:
+            until(ready, self.patience_s, "for the daemon to listen")
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         assert process.poll() is None, (log or self.home / "daemon.log").read_text()
         return process
 
