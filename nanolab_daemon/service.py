@@ -36,14 +36,17 @@ from nanolab_daemon.scan import name_test
 from nanolab_daemon.scans import Order, Scans
 from nanolab_daemon.tasks import Selection, StageJob, StageOutcome
 from nanolab_daemon.wakeup import Wakeup
-from nanolab_daemon.watch import Kind
+from nanolab_daemon.watch import Hint, Kind
 
 STOP_S = 8.0
 BATCH_FILES = 8
 """A live file waits for a worker to end its batch, so the daemon's are small; a backfill's are not."""
 
-HINTS_A_STEP = 2000
-LOOKS_A_STEP = 500
+HINTS_A_STEP = 50
+LOOKS_A_STEP = 25
+SHARE_S = 0.25
+"""How long a turn of the loop hears, and how long it looks at files, so that no part waits long for its turn."""
+
 RESCAN_SOON_S = 0.2
 LONGEST_WAIT_S = 1.0
 USUAL = Rules(abandoned_after_s=math.inf, steady=True)
@@ -162,13 +165,16 @@ class Daemon:
         if now >= self._check_at:
             self._check_at = now + CHECK_EVERY_S
             self._lookout.check(now)
+        more = False
         if not self._lookout.degraded:
-            self._hear(now)
-            self._follower.work(now, LOOKS_A_STEP)
+            more = self._hear(now)
+            until = time.monotonic() + SHARE_S
+            while self._follower.next_due <= now and time.monotonic() < until:
+                self._follower.work(now, LOOKS_A_STEP)
             self._scans.work(now, self.config.watch.rescan_s, USUAL)
         self._control.poll()
         due = min(self._check_at, self._follower.next_due, self._scans.next_due, now + LONGEST_WAIT_S)
-        self._engine.step(max(0.0, due - time.monotonic()))
+        self._engine.step(0.0 if more else max(0.0, due - time.monotonic()))
         self._wakeup.clear()
         now = time.monotonic()
         self._notifier.alive(now)
@@ -195,20 +201,26 @@ class Daemon:
 
     # -- news -------------------------------------------------------------------------------------------------------
 
-    def _hear(self, now: float) -> None:
-        watch = self._lookout.watch
-        if watch is None:
-            return
-        for hint in watch.take(HINTS_A_STEP):
-            if hint.kind is Kind.LOST:
-                self._lost_events += 1
-                self._log.warning("events were lost; a scan finds the files")
-                self._scans.soon(now)
-            elif hint.kind is Kind.FOLDERS:
-                self._scans.soon(now + RESCAN_SOON_S)
-            elif not self._lookout.frozen(hint.path):
-                self._lookout.heard(hint.path)
-                self._follower.heard(hint.path, now, closed=hint.kind is Kind.CLOSED)
+    def _hear(self, now: float) -> bool:
+        """Take in hints for a while; tell whether more may be waiting."""
+        watch, until = self._lookout.watch, time.monotonic() + SHARE_S
+        while watch is not None and (hints := watch.take(HINTS_A_STEP)):
+            for hint in hints:
+                self._take_hint(hint, now)
+            if time.monotonic() >= until:
+                return True
+        return False
+
+    def _take_hint(self, hint: Hint, now: float) -> None:
+        if hint.kind is Kind.LOST:
+            self._lost_events += 1
+            self._log.warning("events were lost; a scan finds the files")
+            self._scans.soon(now)
+        elif hint.kind is Kind.FOLDERS:
+            self._scans.soon(now + RESCAN_SOON_S)
+        elif not self._lookout.frozen(hint.path):
+            self._lookout.heard(hint.path)
+            self._follower.heard(hint.path, now, closed=hint.kind is Kind.CLOSED)
 
     def _begin_pass(self, order: Order) -> Backlog:
         tally = self._engine.tally
