@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from nanolab_daemon.catalog import Catalog, FileRecord
-from nanolab_daemon.errors import EngineError
+from nanolab_daemon.errors import EngineError, RejectCause
 from nanolab_daemon.model import FileState, Fingerprint
 from nanolab_daemon.registrar import Action, Registrar, abandon
 from nanolab_daemon.scan import Listing, Memory, NameTest, walk, walk_changed
@@ -39,6 +39,7 @@ class Rules:
     dry: bool = False  # change nothing
     selection: Selection = field(default_factory=Selection)
     abandoned_after_s: float = 86400.0
+    young_s: float = 0.0  # a file that was given up but is younger than this was so by a clock that was wrong
     infer_missing: bool = True
     accept_missing: bool = False  # believe it, however many known files are gone
     prove: bool = False  # judge anew what the ledger knows, and publish only what differs from what is there
@@ -232,8 +233,10 @@ class Backlog:
         """Deal with a file that is known and unchanged: nothing is read, unless it could not be read before."""
         if state is FileState.WAITING:
             return self._make(path, fingerprint, None)
-        self._tally.known += 1
         old = time.time() - fingerprint.mtime_ns / 1e9
+        if state is FileState.REJECTED and old < self._rules.young_s and self._is_given_up(path):
+            return self._make(path, fingerprint, None)
+        self._tally.known += 1
         given_up = state in WAITS and old > self._rules.abandoned_after_s
         if given_up and not self._rules.dry and self._catalog:
             record = self._catalog.file(path)
@@ -243,6 +246,10 @@ class Backlog:
             self._waits(path, fingerprint)
         self._passed(path, Passed.GIVEN_UP if given_up else Passed.KNOWN, None)
         return None
+
+    def _is_given_up(self, path: bytes) -> bool:
+        record = self._catalog.file(path) if self._catalog is not None else None
+        return record is not None and record.rejection is not None and record.rejection.cause is RejectCause.ABANDONED
 
     def _job(self, path: bytes, fingerprint: Fingerprint, *, is_known: bool) -> StageJob | None:
         """Make a job for a new or changed file, unless it is a known one under a new name or come back."""

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from nanolab_daemon.backlog import Backlog, Reach, Rules
@@ -127,7 +127,7 @@ def _scan(engine: Engine, rules: Rules, wakeup: Wakeup) -> Backlog:
         name_test(config.watch.include, config.watch.exclude),
         catalog,
         engine.tally,
-        rules=rules,
+        rules=replace(rules, young_s=config.watch.abandoned_after_s),
         reach=Reach(skip=gone),
         registrar=engine.registrar,
         act=lambda actions: engine.act(actions, live=False),

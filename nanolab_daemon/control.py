@@ -6,10 +6,12 @@ Only those who may enter the folder can ask. Serves in the engine's thread, neve
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from nanolab_daemon.errors import EngineError
 FILE_NAME = "control.sock"
 MOST_BYTES = 1 << 20
 ANSWER_S = 30.0
+DEAF_S = 1.0
+_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -32,6 +36,7 @@ class Control:
         self._answer = answer
         self._listener: socket.socket | None = None
         self._inboxes: dict[socket.socket, bytearray] = {}
+        self._deaf_until = 0.0  # monotonic seconds; 0: it listens
 
     def start(self) -> None:
         """Begin to listen. The caller holds the lock, so that a socket found there is a dead one's."""
@@ -48,7 +53,8 @@ class Control:
         for connection in list(self._inboxes):
             self._drop(connection)
         if self._listener is not None:
-            self._selector.unregister(self._listener)
+            if self._deaf_until == 0.0:
+                self._selector.unregister(self._listener)
             self._listener.close()
             self._listener = None
             (self._state / FILE_NAME).unlink(missing_ok=True)
@@ -57,14 +63,32 @@ class Control:
         """Take in connections and answer what has been asked."""
         if self._listener is None:
             return
+        self._listen_again()
         with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
             while True:
-                connection, _ = self._listener.accept()
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError as error:
+                    if error.errno in _LIMITS:
+                        self._turn_away()
+                        break
+                    raise
                 connection.setblocking(False)
                 self._inboxes[connection] = bytearray()
                 self._selector.register(connection, selectors.EVENT_READ)
         for connection in list(self._inboxes):
             self._read(connection)
+
+    def _turn_away(self) -> None:
+        """Have nobody wake the engine for a while who can't be let in: there is no descriptor for him."""
+        if self._listener is not None and self._deaf_until == 0.0:
+            self._selector.unregister(self._listener)
+        self._deaf_until = time.monotonic() + DEAF_S
+
+    def _listen_again(self) -> None:
+        if self._listener is not None and 0.0 < self._deaf_until <= time.monotonic():
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._deaf_until = 0.0
 
     def _read(self, connection: socket.socket) -> None:
         inbox = self._inboxes[connection]

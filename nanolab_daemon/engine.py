@@ -159,7 +159,7 @@ class Engine:
         self._offered_at: dict[bytes | str, float] = {}  # by file or run
         self._lost: set[str] = set()  # runs made again since their staged file could not be cut, and not cut since
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of its share
-        self._sick: set[bytes] = set()  # places on which that has happened to a file too often to wait for each
+        self._waited: dict[bytes, int] = {}  # place → times in a row that everything has waited for it
         self.raw = RawFolder(config.paths.raw)
         self._places = {b"": self._identity(b"")}
 
@@ -408,7 +408,7 @@ class Engine:
                 return
         self._faults.pop(job.path, None)
         if isinstance(outcome, Staged | NoRows | Unchanged):
-            self._sick.discard(place_of(self._places, job.path))
+            self._waited.pop(place_of(self._places, job.path), None)
             self._worked(_SHARE)
             self._worked(_MACHINE)
         if isinstance(outcome, Staged) and not job.dry:
@@ -639,6 +639,10 @@ class Engine:
         ledger = self.config.paths.state / "ledger.sqlite"
         self.cutting.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
 
+    def short_of(self, error: OSError, now: float) -> None:
+        """Take note that this process is short of descriptors or memory."""
+        self._hold(_MACHINE, f"{error.filename or 'the daemon'}: {error.strerror}.", error.errno, now)
+
     def _cut_again(self, job: SegmentJob | ManifestJob) -> None:
         if isinstance(job, SegmentJob):
             self.cutting.offer(job, live=job.live)
@@ -650,23 +654,25 @@ class Engine:
     def _is_machine(self, job: StageJob, outcome: Unreadable, now: float) -> bool:
         """Tell whether a file that can't be read is to wait with all others; if not, it waits alone.
 
-        It does so when its share has been at fault too often in a row, and yet seems to be what it was.
+        It does so when it, or its share, has been at fault too often in a row, and yet the share seems to be there.
         """
         words = f"{shown_path(job.path)}: {outcome.reason}"
         if outcome.errno in rawfile.LIMITS:
             self._hold(_MACHINE, words, outcome.errno, now)
             return True
         place = place_of(self._places, job.path)
-        self._faults[job.path] = self._faults.get(job.path, 0) + 1
-        if self._faults[job.path] >= FAULTS_ALLOWED:
-            self._sick.add(place)
-        if place in self._sick and self.trusts(job.path):
+        times = self._faults[job.path] = self._faults.get(job.path, 0) + 1
+        patient = max(times, self._waited.get(place, 0) + 1) < FAULTS_ALLOWED
+        if not patient and self.trusts(job.path):
             return False
-        self._hold(_SHARE, words, outcome.errno, now)
+        self._waited[place] = self._waited.get(place, 0) + self._hold(_SHARE, words, outcome.errno, now)
         return True
 
-    def _hold(self, place: Path | str, words: str, code: int | None, now: float) -> None:
-        """Begin nothing until the fault is mended. `place`: a folder of ours, or a name for what else is at fault."""
+    def _hold(self, place: Path | str, words: str, code: int | None, now: float) -> bool:
+        """Begin nothing until the fault is mended; tell whether that is to be waited for from now on.
+
+        `place`: a folder of ours, or a name for what else is at fault.
+        """
         paths = self.config.paths
         names = {paths.stage: "stage", paths.output: "output", paths.state: "state"}
         if isinstance(place, Path):
@@ -676,6 +682,7 @@ class Engine:
             self._log.error("paused", **{REASON: pause.reason})
         elif pause is not None:
             self._log.debug("still paused", **{REASON: pause.reason}, retry_in_s=pause.until - now)
+        return pause is not None
 
     def _blame(self, error: OSError, now: float) -> None:
         """Hold everything up for a fault that this process has met in one of the output folders."""

@@ -238,7 +238,10 @@ class Lookout:
 
     def _hears(self, folder: Path) -> bool:
         """Try once for each folder and file system whether events come from it."""
-        here = identity(folder)
+        try:
+            here = identity(folder)
+        except OSError:
+            return False  # it is tried again
         key = (os.fsencode(folder), str(here))
         if here is None:
             return False

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from nanolab_daemon.courier import Courier, SilentError
 from nanolab_daemon.model import Fingerprint
 from nanolab_daemon.mounts import is_remote
+from nanolab_daemon.names import shown_path
 from nanolab_daemon.places import Place, place_of
-from nanolab_daemon.rawfile import fingerprint
+from nanolab_daemon.rawfile import LIMITS, fingerprint
 
 LIMIT_S = 1.0
 """How long a share may keep everything else waiting, once."""
@@ -83,7 +84,9 @@ class RawFolder:
             return self._call(place, identity, Path(os.fsdecode(os.path.join(self._root, place))))
         except SilentError:
             raise
-        except OSError:
+        except OSError as error:
+            if error.errno in LIMITS:
+                raise SilentError(shown_path(place) or "the raw folder") from error  # it may well be there
             return None
 
     def real_path(self) -> Path:
@@ -110,10 +113,15 @@ class RawFolder:
 
 
 def identity(folder: Path) -> Identity | None:
-    """Give what a folder is told by, device and inode; None if there is none or it can't be listed."""
+    """Give what a folder is told by, device and inode; None if there is none or it can't be listed.
+
+    OSError if this process is short of what it needs to find out.
+    """
     try:
         status = folder.stat()
         with os.scandir(folder):  # a share whose server is gone may still answer stat(2)
             return status.st_dev, status.st_ino
-    except OSError:
+    except OSError as error:
+        if error.errno in LIMITS:
+            raise
         return None

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -32,6 +33,7 @@ from nanolab_daemon.model import Fingerprint
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.notify import Notifier
 from nanolab_daemon.procedures import Registry
+from nanolab_daemon.rawfile import LIMITS
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.scans import Order, Scans
 from nanolab_daemon.tasks import Selection, StageJob, StageOutcome
@@ -162,17 +164,13 @@ class Daemon:
             self._notifier.reloading()
             self._take_configuration()
             self._notifier.ready()
-        if now >= self._check_at:
-            self._check_at = now + CHECK_EVERY_S
-            self._lookout.check(now)
         more = False
-        if not self._lookout.degraded:
-            more = self._hear(now)
-            until = time.monotonic() + SHARE_S
-            while self._follower.next_due <= now and time.monotonic() < until:
-                self._follower.work(now, LOOKS_A_STEP)
-            self._scans.work(now, self.config.watch.rescan_s, USUAL)
-        self._control.poll()
+        try:
+            more = self._look(now)
+        except OSError as error:
+            if error.errno not in LIMITS:
+                raise
+            self._engine.short_of(error, now)  # what was not seen now, a scan finds
         due = min(self._check_at, self._follower.next_due, self._scans.next_due, now + LONGEST_WAIT_S)
         self._engine.step(0.0 if more else max(0.0, due - time.monotonic()))
         self._wakeup.clear()
@@ -198,6 +196,21 @@ class Daemon:
         rejected = tally.outcomes["rejected"]
         frozen = len(self._lookout.frozen_words)
         return line + (f"; {rejected:,} rejected" if rejected else "") + (f"; {frozen} frozen" if frozen else "")
+
+    def _look(self, now: float) -> bool:
+        """Take in what has happened outside; tell whether there may be more of it."""
+        if now >= self._check_at:
+            self._check_at = now + CHECK_EVERY_S
+            self._lookout.check(now)
+        more = False
+        if not self._lookout.degraded:
+            more = self._hear(now)
+            until = time.monotonic() + SHARE_S
+            while self._follower.next_due <= now and time.monotonic() < until:
+                self._follower.work(now, LOOKS_A_STEP)
+            self._scans.work(now, self.config.watch.rescan_s, USUAL)
+        self._control.poll()
+        return more
 
     # -- news -------------------------------------------------------------------------------------------------------
 
@@ -231,7 +244,7 @@ class Daemon:
             name_test(self.config.watch.include, self.config.watch.exclude),
             self._catalog,
             tally,
-            rules=order.rules,
+            rules=replace(order.rules, young_s=self.config.watch.abandoned_after_s),
             reach=Reach(order.place.path, order.skip, order.memory, order.changed_only),
             registrar=self._engine.registrar,
             act=lambda actions: self._engine.act(actions, live=False),
