@@ -446,7 +446,7 @@ class Engine:
                 return actions
             case NoRows():
                 old = time.time() - outcome.fingerprint.mtime_ns / 1e9
-                abandoned = not job.live and old > self.config.watch.abandoned_after_s
+                abandoned = (not job.live or job.force) and old > self.config.watch.abandoned_after_s
                 actions = registrar.no_rows(job, outcome, abandoned=abandoned)
                 self._tell("no rows yet", **{SOURCE_FILE: file, STATE: outcome.state, PROC: outcome.proc})
                 return actions

@@ -226,3 +226,74 @@ def test_output_root_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(EngineError, match="can't be written"):
         publish.make_temp_folder(tmp_path / "file", "me")
+
+
+def ours(name: str = "part-000.parquet") -> dict[str, bytes]:
+    """Give a file with the end of one of our Parquet files."""
+    note = b"...nanolab.run_id..."
+    return {name: b"PAR1 rows " + note + len(note).to_bytes(4, "little") + b"PAR1"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_replacing_leaves_nothing_of_ours(temp: Path, target: Path, known: bool) -> None:
+    """An old run goes when a new one takes its place, whether the ledger knew of it or not."""
+    publish.place(publish.write_bundle(temp, ours()), target)
+    new = {"part-000.parquet": b"new"}
+    assert publish.replace(publish.write_bundle(temp, new), target, known=known) is None
+    assert contents(target) == new
+    assert not list(temp.iterdir())
+
+
+def test_replacing_keeps_what_is_not_ours(temp: Path, target: Path) -> None:
+    """Of a folder that is replaced, foreign files are set aside under their own names, ours are removed."""
+    old = ours() | ours("segment=3/part-000.parquet") | {"notes.txt": b"mine", "segment=3/more.txt": b"mine too"}
+    publish.place(publish.write_bundle(temp, old), target)
+    aside = publish.replace(publish.write_bundle(temp, {"part-000.parquet": b"new"}), target)
+    assert aside is not None
+    assert aside.is_relative_to(temp.parents[1] / publish.SET_ASIDE)
+    assert contents(aside) == {"notes.txt": b"mine", "segment=3/more.txt": b"mine too"}
+    assert contents(target) == {"part-000.parquet": b"new"}
+
+
+@pytest.mark.parametrize("theirs", [b"", b"PAR1", b"no Parquet", b"PAR1...\xff\xff\xff\xffPAR1", b"x" * 100])
+def test_a_file_under_our_name_may_be_anybodys(temp: Path, target: Path, theirs: bytes) -> None:
+    """Where the ledger knows of no run, a file counts as ours by what is in it, not by its name."""
+    publish.place(publish.write_bundle(temp, {"part-000.parquet": theirs}), target)
+    aside = publish.replace(publish.write_bundle(temp, {"part-000.parquet": b"new"}), target, known=False)
+    assert aside is not None
+    assert contents(aside) == {"part-000.parquet": theirs}
+
+
+def test_withdrawing_keeps_what_is_not_ours(temp: Path, target: Path) -> None:
+    """A run that is taken away leaves the foreign files of its folder."""
+    publish.place(publish.write_bundle(temp, ours() | {"notes.txt": b"mine"}), target)
+    publish.withdraw(target, temp)
+    assert not target.exists()
+    (kept,) = (path for path in (temp.parents[1] / publish.SET_ASIDE).rglob("*") if path.is_file())
+    assert kept.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_way_is_cleared(temp: Path, target: Path, depth: int) -> None:
+    """A file where a folder is to be is set aside, not removed."""
+    root = temp.parents[1]
+    obstacle = (target, *target.parents)[depth]
+    obstacle.parent.mkdir(parents=True, exist_ok=True)
+    obstacle.write_bytes(b"mine")
+    bundle = publish.write_bundle(temp, ours())
+    with pytest.raises((NotADirectoryError, FileExistsError)):
+        publish.place(bundle, target)
+    aside = publish.clear_the_way(root, target)
+    assert aside is not None
+    assert aside.read_bytes() == b"mine"
+    assert publish.clear_the_way(root, target) is None
+    assert publish.place(bundle, target)
+
+
+def test_trying_to_write_leaves_nothing(temp: Path) -> None:
+    """A try is a real write, and leaves no trace; another disk in the place of ours is not written on."""
+    root = temp.parents[1]
+    publish.try_to_write(root, "me", root.stat().st_dev)
+    assert not list(temp.iterdir())
+    with pytest.raises(OSError, match="another disk"):
+        publish.try_to_write(root, "me", root.stat().st_dev + 1)
