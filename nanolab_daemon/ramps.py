@@ -359,8 +359,8 @@ def _completeness_in_rows(
     ended = next((sweep for sweep in fitting if sweep.rows == n_rows), None)
     sweep = ended or next((sweep for sweep in fitting if n_rows < sweep.rows), None)
     if sweep is not None:
-        cut = "" if ended else "cut short: "
-        words = f"{cut}{n_rows} of {sweep.rows} rows, every set point as the header prescribes ({sweep.kind})"
+        so_far = "every set point" if ended else "cut short, each set point until then"
+        words = f"{n_rows} of {sweep.rows} rows, {so_far} as the header prescribes ({sweep.kind})"
         return Completeness(ended is not None, expected_rows=sweep.rows, rule=words)
     rows = sorted({sweep.rows for sweep in sweeps})
     expected = sweeps[0].rows

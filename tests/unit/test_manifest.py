@@ -67,7 +67,7 @@ def test_one_row_tells_a_run(lab: Lab) -> None:
         "rows": 30,
         "expected_rows": 44,
         "complete": False,
-        "completeness_rule": "cut short: 30 of 44 rows, every set point as the header prescribes"
+        "completeness_rule": "30 of 44 rows, cut short, each set point until then as the header prescribes"
         " (zero-start-end-zero in two steps)",
         "flags": ["incomplete"],
         "segment_kind": "sweep",
