@@ -93,7 +93,13 @@ def plan(
     began = time.monotonic()
     catalog = _as_at_start(Catalog.open_to_read(config.paths.state / FILE_NAME), config)
     try:
-        made = _Planner(config, replace(rules, dry=True), catalog, segment=segment, on_step=on_step).run()
+        made = _Planner(
+            config,
+            replace(rules, dry=True, young_s=config.watch.abandoned_after_s),
+            catalog,
+            segment=segment,
+            on_step=on_step,
+        ).run()
     finally:
         if catalog is not None:
             catalog.close()
