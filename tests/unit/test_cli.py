@@ -212,7 +212,7 @@ class TestErrors:
         def interrupt(*_: object, **__: object) -> tuple[Ended, int]:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli_batch, "_to_daemon", lambda *_: True)
+        monkeypatch.setattr(cli_batch, "to_daemon", lambda *_: True)
         monkeypatch.setattr(cli_handover, "backfill", interrupt)
         code, _, err = told("backfill")
         assert code == 130
