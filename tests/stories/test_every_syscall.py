@@ -30,6 +30,7 @@ from faults import Act, Ended, Stage, Who
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(3000),
     pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc here"),
 ]

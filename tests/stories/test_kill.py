@@ -28,7 +28,7 @@ ORPHANS_GONE_S = 1.0
 APART_S = 1.0  # between two lost workers: a file that has cost two of them is put into quarantine, as it should be
 STARTED_FILES = FILES // 2
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 12 * KILLS + FILES)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(120 + 12 * KILLS + FILES)]
 
 
 class Victims:

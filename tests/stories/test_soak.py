@@ -16,6 +16,7 @@ SECONDS = float(os.environ.get("NANOLAB_SOAK_S", "40"))
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(2 * SECONDS + 600)
 def test_soak(tmp_path: Path) -> None:
     """Nothing is lost, doubled or wrong, and the daemon ends as light as it began; `Soak` holds all of it to that."""

@@ -139,6 +139,7 @@ TIMES_ITS_SIZE = 10
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_memory_is_bounded_by_the_size_of_the_file(shape: str, skip: bool) -> None:
