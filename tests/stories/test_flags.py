@@ -253,7 +253,7 @@ class TestAnUpgrade:
     ("measurement", "expected_rows", "expected_end_s", "complete", "rule"),
     [
         (instrument.iv(0), 44, None, True, "44 of 44 rows, every set point as the header prescribes"),
-        (instrument.iv(0).first(30), 44, None, False, "30 of 44 rows, cut short, each set point until then as the header"),
+        (instrument.iv(0).first(30), 44, None, False, "30 of 44 rows, cut short, each set point until then"),
         (instrument.it(1), None, 3.0, True, "the last row is at 3.001 s of 3 s"),
         (instrument.it(1).first(30), None, 3.0, False, "the last row is at 1.47458 s of 3 s"),
         (
