@@ -28,7 +28,7 @@ ORPHANS_GONE_S = 1.0
 APART_S = 1.0  # between two lost workers: a file that has cost two of them is put into quarantine, as it should be
 STARTED_FILES = FILES // 2
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(120 + 12 * KILLS + FILES)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 12 * KILLS + FILES)]
 
 
 class Victims:
@@ -144,7 +144,7 @@ class Victims:
             if workers:
                 self.end(self.chance.choice(workers))
                 self.worker_lost = time.monotonic()
-                self.killed[victim] += 1
+                self.count(victim)
                 return
             victim = "parent"
         if process.poll() is not None:
@@ -156,10 +156,15 @@ class Victims:
         dead = time.monotonic()
         until(lambda: not self.members(), 20, "for the workers to be gone")
         assert time.monotonic() - dead < ORPHANS_GONE_S, "orphans"
-        self.killed[victim] += 1
+        self.count(victim)
         self.look()
         self.change(40)
         self.start()
+
+    def count(self, victim: str) -> None:
+        self.killed[victim] += 1
+        with (self.lab.home / "log").open("a") as log:
+            log.write(f"--- death {sum(self.killed.values())}: {victim}\n")
 
     def end(self, pid: int) -> None:
         try:
