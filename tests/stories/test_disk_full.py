@@ -132,7 +132,7 @@ def test_a_backfill_gives_up_and_is_repeated(tmp_path: Path, place: str, monkeyp
         assert_sound(lab)
 
 
-@pytest.mark.parametrize("place", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("stage", "output")), "state"])
+@pytest.mark.parametrize("place", [*(pytest.param(p, marks=pytest.mark.long) for p in ("stage", "output")), "state"])
 def test_killed_while_it_waits(tmp_path: Path, place: str) -> None:
     """A daemon with real workers that is killed while the disk is full loses nothing by it."""
     lab = Lab(tmp_path)

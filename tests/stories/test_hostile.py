@@ -301,7 +301,7 @@ def test_what_takes_the_place_of_a_file_is_not_opened(
         open_below(str(root), b"../secret/x.csv")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_names_that_change_what_they_stand_for(tmp_path: Path) -> None:
     """While names flip between files, links and pipes, nothing from outside is published."""
     lab = Lab(tmp_path)
@@ -394,7 +394,7 @@ def test_folders_deeper_than_a_path_can_name(tmp_path: Path, mode: str) -> None:
             os.stat(os.path.join(os.fsencode(lab.raw), far, b"x.csv"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_tiny_files_in_one_folder(tmp_path: Path) -> None:

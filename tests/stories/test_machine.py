@@ -122,7 +122,7 @@ class Sickness:
         self.control.unlink()
 
 
-@pytest.mark.parametrize("code", [errno.EIO, pytest.param(errno.ESTALE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("code", [errno.EIO, pytest.param(errno.ESTALE, marks=pytest.mark.long)])
 def test_a_file_that_can_not_be_read(tmp_path: Path, shim: Path, code: int) -> None:
     """A bad block or a stale handle keeps others waiting for moments only; its file waits on, and is not refused."""
     lab = Lab(tmp_path)
@@ -143,7 +143,7 @@ def test_a_file_that_can_not_be_read(tmp_path: Path, shim: Path, code: int) -> N
     assert_sound(lab)
 
 
-@pytest.mark.parametrize("place", ["stage", pytest.param("output", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("place", ["stage", pytest.param("output", marks=pytest.mark.long)])
 def test_a_quota_is_used_up(tmp_path: Path, shim: Path, place: str) -> None:
     """It is a full disk for this user: everything waits, with the remedy, and goes on by itself."""
     lab = Lab(tmp_path)

@@ -27,6 +27,8 @@ from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
 from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.verify import verify
 
+pytestmark = pytest.mark.long
+
 SITE = Path(__file__).parents[1] / "poison_site"
 CAUSES = {
     "exit": RejectCause.CRASHED,
@@ -140,7 +142,7 @@ def workers_of(pid: int) -> set[int]:
     return {int(child) for child in children if b"nl-" in Path(f"/proc/{child}/comm").read_bytes()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_four_poison_files_among_500(lab: PoisonLab) -> None:
     """The daemon publishes 496 of 500 and quarantines 4, each for its cause; it stays the same process throughout."""
@@ -165,7 +167,7 @@ def test_four_poison_files_among_500(lab: PoisonLab) -> None:
     assert {name: lab.cause(name) for name in poison} == {name: CAUSES[word] for name, word in poison.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_poison_in_a_backfill(lab: PoisonLab) -> None:
     """Four in one folder, so in one batch of a backfill, cost that batch's others nothing."""
@@ -236,7 +238,7 @@ def test_poison_every_other_time(lab: PoisonLab) -> None:
     assert len(lab.runs()) == len(names) + 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_poison_in_the_second_stage(lab: PoisonLab) -> None:
     """A staged run that kills the workers that cut it stays published, says so, and is not tried for ever."""

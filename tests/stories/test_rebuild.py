@@ -291,7 +291,7 @@ BESIDE = ("a run's folder", "a segment", "the manifest", "both")
     ("hand", "running"),
     [pytest.param(hand, False, id=f"{hand}, alone") for hand in HANDS]
     + [
-        pytest.param(hand, True, id=f"{hand}, beside a daemon", marks=[] if hand in BESIDE else pytest.mark.slow)
+        pytest.param(hand, True, id=f"{hand}, beside a daemon", marks=[] if hand in BESIDE else pytest.mark.long)
         for hand in HANDS
     ],
 )
@@ -356,7 +356,7 @@ def test_mending_keeps_the_rows_left_out(tmp_path: Path) -> None:
 # -- foreign files among the outputs ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("running", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["backfill", "daemon"])
+@pytest.mark.parametrize("running", [False, pytest.param(True, marks=pytest.mark.long)], ids=["backfill", "daemon"])
 @pytest.mark.parametrize("known", [False, True], ids=["new", "republished"])
 @pytest.mark.parametrize(
     "what",

@@ -19,7 +19,7 @@ from lab import QUICK, Lab, assert_converged, until
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("bindfs"), reason="needs root and bindfs; CI has both"),
 ]
 

@@ -21,7 +21,7 @@ import pytest
 from lab import Lab, toml, until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(300),
     pytest.mark.skipif(not shutil.which("strace"), reason="no strace here"),
 ]
