@@ -113,6 +113,7 @@ def read(body: bytes, *, skip_bad: bool = False) -> None:
         read_rows(body, 2, 1, skip_bad=skip_bad)
 
 
+@pytest.mark.long  # it compares times, which a busy machine upsets
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_work_grows_as_the_bytes_do(shape: str, skip: bool) -> None:
