@@ -9,7 +9,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanolab_daemon import lock
@@ -89,19 +89,23 @@ class Verified:
 
 
 def verify(config: Config, on_step: Callable[[int, int], None] = lambda *_: None) -> Verified:
-    """Compare everything. Beside an engine at work, only what is wrong time and again counts."""
+    """Compare everything. Beside an engine at work, only what is wrong time and again counts.
+
+    What is wrong with a run that was done anew between two looks does not: it may have been caught in between twice.
+    """
     began = time.monotonic()
     looks = LOOKS_BESIDE_AN_ENGINE if lock.holder(config.paths.state) is not None else 1
-    found = _Look(config, on_step, beside_engine=looks > 1).run()
+    look = _Look(config, on_step, beside_engine=looks > 1)
+    found = look.run()
     for _ in range(looks - 1):
         if not found.problems:
             break
         time.sleep(LOOK_AGAIN_AFTER_S)
-        again = _Look(config, on_step, beside_engine=True).run()
-        lasting = {(one.kind, one.path) for one in found.problems}
-        problems = tuple(one for one in again.problems if (one.kind, one.path) in lasting)
-        found = Verified(again.runs, again.files, again.rows, problems, again.notes, 0.0)
-    return Verified(found.runs, found.files, found.rows, found.problems, found.notes, time.monotonic() - began)
+        lasting = {look.mark(one) for one in found.problems}
+        look = _Look(config, on_step, beside_engine=True)
+        again = look.run()
+        found = replace(again, problems=tuple(one for one in again.problems if look.mark(one) in lasting))
+    return replace(found, seconds=time.monotonic() - began)
 
 
 REPAIR = "Run `nanolab-daemon verify --repair`, which makes it again from its raw file."
@@ -124,6 +128,7 @@ class _Look:
         self._notes: list[str] = []
         self._expected: dict[str, FileQuestion] = {}
         self._runs: dict[str, ManifestRow] = {}
+        self._done: dict[str, tuple[object, ...]] = {}  # run → how often and when it was done
         self._rows = 0
         self._owner = ""
         self._manifest: str | None = None  # its mark in the ledger
@@ -147,10 +152,16 @@ class _Look:
         problems = tuple(sorted(self._problems))
         return Verified(len(self._runs), len(self._expected), self._rows, problems, tuple(self._notes), 0.0)
 
+    def mark(self, problem: Problem) -> tuple[object, ...]:
+        """Tell a problem from one with the same file of the same run as it was done at another time."""
+        run_id = problem.run_id or problem.path.partition("run_id=")[2][:16]
+        return problem.kind, problem.path, self._done.get(run_id)
+
     # -- what the ledger says ---------------------------------------------------------------------------------------
 
     def _expect(self, run: RunRecord) -> None:
         facts, done = run.facts, run.segmentation == "done"
+        self._done[run.run_id] = run.revision, run.staged_at, run.segmentation, run.segmented_at
         self._rows += facts.rows
         status = "segmented" if done else "staged"
         self._runs[run.run_id] = (facts.rows, run.revision, status, len(run.segment_files) if done else None)

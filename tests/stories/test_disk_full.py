@@ -13,10 +13,11 @@ import instrument
 import outputs
 import polars as pl
 import pytest
-from lab import Lab, assert_converged, until
+from lab import InlinePool, Lab, assert_converged, until
 from smalldisk import fill, mounted, needs_root, remount
 
-from nanolab_daemon import batch
+from nanolab_daemon import batch, pauses
+from nanolab_daemon import verify as verify_module
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.report import status
 from nanolab_daemon.verify import verify
@@ -25,6 +26,14 @@ pytestmark = needs_root
 PLACES = ("stage", "output", "state")
 ROOM_KB = 8192  # SQLite's journal alone may take four of them
 LEFT_KB = 60
+FILES = {"stage": 14, "output": 14, "state": 30}  # more than there is room for
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `verify` need no processes of its own, and pauses be short: both are tested elsewhere."""
+    monkeypatch.setattr(verify_module, "Pool", InlinePool)
+    monkeypatch.setattr(pauses, "WAITS_S", (0.1, 0.2, 0.4, 0.8, 1.6))
 
 
 def load(lab: Lab, first: int, count: int, *, old: bool) -> None:
@@ -37,11 +46,11 @@ def load(lab: Lab, first: int, count: int, *, old: bool) -> None:
             os.utime(path, (then, then))
 
 
-def begun(lab: Lab) -> None:
-    """Let there be a ledger already, and forty files that it does not know."""
+def begun(lab: Lab, files: int) -> None:
+    """Let there be a ledger already, and files that it does not know."""
     load(lab, 0, 2, old=True)
     lab.backfill()
-    load(lab, 2, 40, old=True)
+    load(lab, 2, files, old=True)
 
 
 def assert_nothing_wrong(lab: Lab) -> None:
@@ -74,20 +83,21 @@ def test_the_daemon_waits_for_room(tmp_path: Path, place: str) -> None:
             load(lab, 0, 6, old=False)
             lab.wait_quiet()
             filling = fill(folder, LEFT_KB)
-            load(lab, 6, 15, old=True)
-            load(lab, 21, 15, old=False)
+            more = FILES[place] // 2
+            load(lab, 6, more, old=True)
+            load(lab, 6 + more, more, old=False)
             (lab.raw / "day0/0.csv").write_bytes(instrument.iv(0).first(30).data())  # a run that is to be replaced
             words = until(lambda: paused(lab), what="for the pause")
             assert f"the {place} folder {folder} can't be written" in words
             assert datetime.now(UTC).astimezone().strftime("%Y-") in words
             since = words[:40]
-            time.sleep(1.2)  # some tries later
+            time.sleep(0.5)  # some tries later
             assert paused(lab)[:40] == since
             assert_nothing_wrong(lab)
             os.unlink(filling)
             until(lambda: not paused(lab), 40, "for it to go on")
             lab.wait_quiet()
-            assert len(lab.runs()) == 36
+            assert len(lab.runs()) == 6 + 2 * more
         assert_sound(lab)
 
 
@@ -97,7 +107,7 @@ def test_a_backfill_waits_for_room(tmp_path: Path, place: str) -> None:
     lab = Lab(tmp_path)
     folder = getattr(lab, place)
     with mounted(folder, ROOM_KB):
-        begun(lab)
+        begun(lab, FILES[place])
         filling = fill(folder, LEFT_KB)
         reasons: list[str] = []
 
@@ -105,22 +115,22 @@ def test_a_backfill_waits_for_room(tmp_path: Path, place: str) -> None:
             pause = engine.paused  # type: ignore[attr-defined]
             if pause is not None and not reasons:
                 reasons.append(pause.reason)
-                threading.Timer(0.7, filling.unlink).start()
+                threading.Timer(0.25, filling.unlink).start()
 
         ended = lab.backfill(on_step=look)
         assert str(folder) in reasons[0]
-        assert ended.tally.outcomes.total() == 40
+        assert ended.tally.outcomes.total() == FILES[place]
         assert_sound(lab)
 
 
-@pytest.mark.parametrize("place", ["output", "state"])
+@pytest.mark.parametrize("place", [pytest.param("output", marks=pytest.mark.long), "state"])
 def test_a_backfill_gives_up_and_is_repeated(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no room is made, it ends with a clear error and leaves nothing wrong; the next one goes on from there."""
     monkeypatch.setattr(batch, "GIVE_UP_AFTER_S", 0.2)
     lab = Lab(tmp_path)
     folder = getattr(lab, place)
     with mounted(folder, ROOM_KB):
-        begun(lab)
+        begun(lab, FILES[place])
         filling = fill(folder, LEFT_KB)
         began = time.monotonic()
         with pytest.raises(EngineError, match="can't be written"):
@@ -132,13 +142,14 @@ def test_a_backfill_gives_up_and_is_repeated(tmp_path: Path, place: str, monkeyp
         assert_sound(lab)
 
 
-@pytest.mark.parametrize("place", [*(pytest.param(p, marks=pytest.mark.long) for p in ("stage", "output")), "state"])
+@pytest.mark.long
+@pytest.mark.parametrize("place", PLACES)
 def test_killed_while_it_waits(tmp_path: Path, place: str) -> None:
     """A daemon with real workers that is killed while the disk is full loses nothing by it."""
     lab = Lab(tmp_path)
     folder = getattr(lab, place)
     with mounted(folder, ROOM_KB):
-        begun(lab)
+        begun(lab, FILES[place])
         filling = fill(folder, LEFT_KB)
         daemon = lab.spawn()
         until(lambda: paused(lab), what="for the pause")
@@ -151,7 +162,7 @@ def test_killed_while_it_waits(tmp_path: Path, place: str) -> None:
         assert_converged(lab)
 
 
-@pytest.mark.parametrize("place", ["stage", "output"])
+@pytest.mark.parametrize("place", [pytest.param("stage", marks=pytest.mark.long), "output"])
 def test_an_output_folder_that_is_read_only(tmp_path: Path, place: str) -> None:
     """So it is with a folder that is mounted read-only, and one that is unmounted: nothing is written below it."""
     lab = Lab(tmp_path)

@@ -35,6 +35,9 @@ def _inline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+LONG = pytest.mark.long
+
+
 def full_lab(home: Path) -> Lab:
     """Make a laboratory in which every state occurs: copies, a lesser copy, rows left out, runs without a source."""
     lab = Lab(home)
@@ -147,7 +150,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [d if "in" in d else pytest.param(d, marks=LONG) for d in DAMAGES])
 def test_a_damaged_ledger_is_told_and_rebuilt(tmp_path: Path, damage: str) -> None:
     """Engine, daemon, `verify` and `status` say that the ledger is damaged and what mends it; that does mend it."""
     lab = full_lab(tmp_path)
@@ -170,7 +173,9 @@ def test_a_damaged_ledger_is_told_and_rebuilt(tmp_path: Path, damage: str) -> No
     assert not verify.verify(lab.config).problems
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "empty", "away"])
+@pytest.mark.parametrize(
+    "damage", ["garbage", "cut", pytest.param("empty", marks=LONG), pytest.param("away", marks=LONG)]
+)
 def test_a_damaged_journal_costs_what_it_held(tmp_path: Path, damage: str) -> None:
     """What is only in the journal of a killed engine may be lost with it; the next pass finds it again."""
     lab = Lab(tmp_path)
@@ -284,14 +289,14 @@ HANDS: dict[str, Callable[[Lab], object]] = {
 }
 
 
-BESIDE = ("a run's folder", "a segment", "the manifest", "both")
+BESIDE = ("a segment", "the manifest", "both")
 
 
 @pytest.mark.parametrize(
     ("hand", "running"),
     [pytest.param(hand, False, id=f"{hand}, alone") for hand in HANDS]
     + [
-        pytest.param(hand, True, id=f"{hand}, beside a daemon", marks=[] if hand in BESIDE else pytest.mark.long)
+        pytest.param(hand, True, id=f"{hand}, beside a daemon", marks=[] if hand in BESIDE else LONG)
         for hand in HANDS
     ],
 )
@@ -356,8 +361,15 @@ def test_mending_keeps_the_rows_left_out(tmp_path: Path) -> None:
 # -- foreign files among the outputs ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("running", [False, pytest.param(True, marks=pytest.mark.long)], ids=["backfill", "daemon"])
-@pytest.mark.parametrize("known", [False, True], ids=["new", "republished"])
+@pytest.mark.parametrize(
+    ("known", "running"),
+    [
+        pytest.param(False, False, id="new, backfill", marks=LONG),
+        pytest.param(True, False, id="republished, backfill", marks=LONG),
+        pytest.param(True, True, id="republished, daemon"),
+        pytest.param(False, True, id="new, daemon", marks=LONG),
+    ],
+)
 @pytest.mark.parametrize(
     "what",
     ["beside", "proc is a file", "date is a file", "run is a file", "run is a link", "run is a folder", "in the run",
