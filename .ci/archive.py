@@ -21,7 +21,7 @@ KINDS: tuple[tuple[Measurement, float, int], ...] = (
     (iv(1.0, 0.01, seed=1, course=QUICK), 0.24, 4),
     (ivg(5.0, 0.05, seed=2, course=QUICK), 0.30, 6),
     (ivg(5.0, 0.05, seed=3, course=Course(burn_in_s=0, lasts_s=0, stops_after=233)), 0.04, 3),
-    (it(40.0, 1.25, seed=4, course=QUICK), 0.40, 0),
+    (it(40.0, 1.25, seed=4, course=QUICK), 0.40, 3),
     (iv(1.0, 0.02, seed=5, course=Course(burn_in_s=0, lasts_s=0, damage={40: "-0.7805,x,nan,nan,nan"})), 0.02, -1),
 )
 FIRST_START = 1_735_700_000
