@@ -116,10 +116,10 @@ def bare_cost_ms(lab: Lab) -> float:
         path = bare.raw / f"{number}.csv"
         path.write_bytes(instrument.iv(number, start=1760000000.0 + number).data())
         began = time.perf_counter()
-        outcome = stager([StageJob(os.fsencode(path.name))], lambda _: None)[0]
+        outcome = stager([StageJob(os.fsencode(path.name))], lambda *_: None)[0]
         assert isinstance(outcome, Staged)
         job = SegmentJob(outcome.facts.run_id, outcome.output.path, f"iv_segments/{outcome.target}")
-        cutter([job], lambda _: None)
+        cutter([job], lambda *_: None)
         took.append(time.perf_counter() - began)
     return statistics.median(took[20:]) * 1e3
 
