@@ -6,6 +6,7 @@ what they speak of is safely on the disk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -15,6 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from nanolab_daemon import publish
 from nanolab_daemon.catalog_schema import STEPS, migrate, version_of
 from nanolab_daemon.errors import EngineError, RejectCause
 from nanolab_daemon.model import (
@@ -129,6 +131,25 @@ def unusable(error: Exception, path: Path, verb: str) -> EngineError:
     return EngineError(f"The ledger {path} can't be {verb}: {error}.", advice=_remedy(error))
 
 
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=30, cached_statements=64)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+        db.execute("PRAGMA cache_size = -8000")
+        # Nothing is written before a commit, so that a full disk is met there and nowhere else.
+        db.execute("PRAGMA cache_spill = OFF")
+        db.execute("PRAGMA temp_store = MEMORY")
+        trouble = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if trouble != "ok":
+            raise sqlite3.DatabaseError(trouble)
+        migrate(db)
+    except BaseException:
+        db.close()  # an open transaction would lock the next one out
+        raise
+    return db
+
+
 class Catalog:
     """The open ledger of one state directory."""
 
@@ -144,24 +165,9 @@ class Catalog:
         """Open the ledger for writing; make it or bring it to the newest version. The caller holds the lock."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(path, isolation_level=None, timeout=30, cached_statements=64)
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
-                db.execute("PRAGMA cache_size = -8000")
-                # Nothing is written before a commit, so that a full disk is met there and nowhere else.
-                db.execute("PRAGMA cache_spill = OFF")
-                db.execute("PRAGMA temp_store = MEMORY")
-                trouble = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if trouble != "ok":
-                    raise sqlite3.DatabaseError(trouble)
-                migrate(db)
-            except BaseException:
-                db.close()  # an open transaction would lock the next one out
-                raise
+            return cls(_opened(path))
         except (sqlite3.DatabaseError, OSError) as error:
             raise unusable(error, path, "opened") from error
-        return cls(db)
 
     @classmethod
     def open_to_read(cls, path: Path) -> Self | None:
@@ -209,6 +215,24 @@ class Catalog:
         copy = sqlite3.connect(":memory:", isolation_level=None)
         self._db.backup(copy)
         return type(self)(copy)
+
+    def write_anew(self, path: Path) -> None:
+        """Write all of it to a place from which its file was deleted, and go on there.
+
+        No question to it may be half answered. OSError or sqlite3.Error: nothing has changed.
+        """
+        self.commit()
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as copy:
+            copy.execute("PRAGMA synchronous = FULL")
+            self._db.backup(copy)
+        self._db.close()
+        for rest in ("-wal", "-shm"):  # the old journal: the new ledger holds what is in it
+            path.with_name(path.name + rest).unlink(missing_ok=True)
+        new.replace(path)
+        publish.sync(path.parent)
+        self._db = _opened(path)
 
     @property
     def uncommitted(self) -> bool:

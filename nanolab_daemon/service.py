@@ -19,6 +19,7 @@ from typing import Any
 
 from nanolab_daemon import __version__
 from nanolab_daemon.backlog import Backlog, Reach, Rules
+from nanolab_daemon.belongings import Belongings
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, unusable
 from nanolab_daemon.config import Config
 from nanolab_daemon.control import Control
@@ -119,6 +120,7 @@ class Daemon:
         self._scans = Scans(self._begin_pass, self._end_pass)
         self._lookout = Lookout(config, catalog, self._engine, self._follower, self._scans, self._wakeup.call)
         self._control = Control(config.paths.state, self._engine.selector, self._answer)
+        self._belongings = Belongings(config.paths.state, catalog)
         self._check_at = 0.0
         self._lost_events = 0
         self._stop = False
@@ -201,6 +203,7 @@ class Daemon:
         """Take in what has happened outside; tell whether there may be more of it."""
         if now >= self._check_at:
             self._check_at = now + CHECK_EVERY_S
+            self._belongings.check()
             self._lookout.check(now)
         more = False
         if not self._lookout.degraded:

@@ -1,6 +1,6 @@
 """The life of the service under a real systemd: ready when it is, restarted when it dies or hangs, heard by run.
 
-`NANOLAB_REST_S=600 NANOLAB_BACKLOG=31806 ./go test -m systemd -k watchdog_does_not_bite` rests longer and has more to do.
+`NANOLAB_REST_S=600 NANOLAB_BACKLOG=31806 ./go test -m systemd -k watchdog_does_not_bite` rests and works longer.
 """
 
 from __future__ import annotations
