@@ -1,6 +1,6 @@
 """What the fuzz tests share: files that are damaged as bytes and as grammar, and how much work is tried.
 
-`NANOLAB_SEQUENCES=50000 ./go test tests/unit/test_fuzz_header.py tests/unit/test_fuzz_rows.py` tries so many of each.
+`SEQUENCES=50000 ./go test tests/unit/test_fuzz_header.py tests/unit/test_fuzz_rows.py` tries so many of each.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from realdata import real_files
 
-EXAMPLES = int(os.environ.get("NANOLAB_SEQUENCES", "250"))
+EXAMPLES = int(os.environ.get("SEQUENCES", "250"))
 
 fuzzed = settings(
     max_examples=EXAMPLES,
-    derandomize="NANOLAB_SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
+    derandomize="SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,

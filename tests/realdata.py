@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "instrument_files"
-REAL_DATA = Path(os.environ.get("NANOLAB_REAL_DATA", _BESIDE))
+REAL_DATA = Path(os.environ.get("REAL_DATA", _BESIDE))
 
 
 def real_files() -> list[Path]:

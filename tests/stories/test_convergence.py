@@ -1,6 +1,6 @@
 """Whatever happens in the raw folder, the daemon ends where a fresh backfill would.
 
-`NANOLAB_SEQUENCES=2000 ./go test tests/stories/test_convergence.py` tries random sequences for about an hour.
+`SEQUENCES=2000 ./go test tests/stories/test_convergence.py` tries random sequences for about an hour.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from lab import QUICK, SCAN_ONLY, Lab, assert_converged
 
-SEQUENCES = int(os.environ.get("NANOLAB_SEQUENCES", "12"))
+SEQUENCES = int(os.environ.get("SEQUENCES", "12"))
 NAMES = st.sampled_from(
     ["a.csv", "b.csv", "2025-01-02/a.csv", "2025-01-02/c.csv", "deep/er/d.csv", "x.part", "caf\udce9.csv"]
 )
@@ -162,7 +162,7 @@ def machine(kind: type[Folder]) -> Any:
     case.settings = settings(
         max_examples=SEQUENCES,
         stateful_step_count=15,
-        derandomize="NANOLAB_SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
+        derandomize="SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate],

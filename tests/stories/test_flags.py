@@ -124,7 +124,7 @@ class TestTheClock:
             max_size=9,
         )
     )
-    @settings(max_examples=int(os.environ.get("NANOLAB_SEQUENCES", "10")), suppress_health_check=list(HealthCheck))
+    @settings(max_examples=int(os.environ.get("SEQUENCES", "10")), suppress_health_check=list(HealthCheck))
     def test_whatever_happens_to_the_names(self, steps: Sequence[tuple[str, str, str]]) -> None:
         """After any moves, copies and deletions, live or not, the flags are those of a fresh backfill."""
         with tempfile.TemporaryDirectory(prefix="nanolab-test-") as home:

@@ -1,6 +1,6 @@
-"""A laboratory in which everything goes wrong at once, for 40 seconds; `NANOLAB_SOAK_S=3600` makes it an hour.
+"""A laboratory in which everything goes wrong at once, for 40 seconds; `SOAK_S=3600` makes it an hour.
 
-`NANOLAB_SOAK_S=3600 ./go test -m slow -s tests/stories/test_soak.py`
+`SOAK_S=3600 ./go test -m slow -s tests/stories/test_soak.py`
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from soak import Soak
 
-SECONDS = float(os.environ.get("NANOLAB_SOAK_S", "40"))
+SECONDS = float(os.environ.get("SOAK_S", "40"))
 
 
 @pytest.mark.slow

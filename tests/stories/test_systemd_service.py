@@ -1,6 +1,6 @@
 """The life of the service under a real systemd: ready when it is, restarted when it dies or hangs, heard by run.
 
-`NANOLAB_REST_S=600 NANOLAB_BACKLOG=31806 ./go test -m systemd -k watchdog_does_not_bite` rests and works longer.
+`REST_S=600 BACKLOG=31806 ./go test -m systemd -k watchdog_does_not_bite` rests and works longer.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from nanolab_daemon.journal import MESSAGE_IDS
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(300)]
 
 WATCHDOG_S = 3
-REST_S = float(os.environ.get("NANOLAB_REST_S", str(4 * WATCHDOG_S)))
-BACKLOG = int(os.environ.get("NANOLAB_BACKLOG", "1500"))
+REST_S = float(os.environ.get("REST_S", str(4 * WATCHDOG_S)))
+BACKLOG = int(os.environ.get("BACKLOG", "1500"))
 
 HANGS = """
 import os, sys, threading, time

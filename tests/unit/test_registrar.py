@@ -409,9 +409,9 @@ class CrashingWorld(World):
 
 # Without shrinking: a failure of many steps is told by its blob, and shrinking it would take longer than a test may.
 SEQUENCES = settings(
-    max_examples=int(os.environ.get("NANOLAB_SEQUENCES", "8")),
+    max_examples=int(os.environ.get("SEQUENCES", "8")),
     stateful_step_count=25,
-    derandomize="NANOLAB_SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
+    derandomize="SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
