@@ -55,7 +55,7 @@ __all__ = [
 DEFAULT_FILES = (Path("config.toml"), Path("/etc/nanolab-daemon/config.toml"))
 ENVIRONMENT_PREFIX = "NANOLAB_"
 CONFIG_VARIABLE = "NANOLAB_CONFIG"
-NO_SETTINGS = frozenset({CONFIG_VARIABLE, "REAL_DATA"})  # variables under the prefix that set no key
+NO_SETTINGS = frozenset({CONFIG_VARIABLE})  # variables under the prefix that set no key
 FLAGS = {
     "paths.raw": "--raw-root",
     "paths.stage": "--stage-root",

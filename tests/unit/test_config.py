@@ -220,7 +220,7 @@ def test_environment_mistakes_are_named(write, name, text, word):
 def test_variables_that_are_no_settings(write):
     """The variables for the file and for the tests' real data are not taken for settings."""
     file = write("[watch]\nsettle_s = 9")
-    assert load(environ={"NANOLAB_CONFIG": str(file), "REAL_DATA": "/x"}).watch.settle_s == 9.0
+    assert load(environ={"NANOLAB_CONFIG": str(file)}).watch.settle_s == 9.0
 
 
 def test_flag_for_the_file_wins_over_the_variable(write):
