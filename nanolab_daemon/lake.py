@@ -1,0 +1,227 @@
+"""For analysis: the published runs as Polars frames. Reading needs no daemon, no ledger and no settings.
+
+    import nanolab_daemon as nl
+
+    runs = nl.runs("data", procedure="IV", chip=71)
+    runs.frame.select("run_id", "start_dt", "vsd_max_V").collect()
+    runs.segments().filter(segment_type="forward_positive").collect()
+
+What is chosen is read from the manifest; rows are read only when a frame is collected, and only of the runs chosen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import polars as pl
+
+from nanolab_daemon.errors import NanolabError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+MANIFEST = Path("_manifest/manifest.parquet")
+LAYOUTS = (
+    (Path("02_stage/raw_measurements"), Path("03_intermediate")),  # the laboratory's own, which `config.toml` has
+    (Path("stage"), Path("output")),  # the demo's
+)
+"""Where the stage root and the output root lie below a folder of data."""
+
+
+Layout = tuple[tuple[str, pl.DataType], ...]
+
+
+class NoRunsError(NanolabError):
+    """There is nothing published where it was looked for, or a name is none of the manifest's."""
+
+
+class Runs:
+    """Some of the published runs: rows of the manifest, and behind each its data and its segments.
+
+    Never changed: each choice gives a new one. A run that is published again meanwhile is read whole, as it was or as
+    it is, as long as its file opens; collect again if a file has gone.
+    """
+
+    def __init__(self, frame: pl.LazyFrame, stage: Path, output: Path | None) -> None:
+        self.frame = frame
+        """The manifest's rows of these runs, a row a run."""
+        self.stage, self.output = stage, output
+
+    def filter(self, *predicates: pl.Expr, **equal: object) -> Self:
+        """Choose among these runs, as `polars.LazyFrame.filter` does: `runs.filter(pl.col("rows") > 100)`."""
+        return type(self)(self.frame.filter(*predicates, **equal), self.stage, self.output)
+
+    def collect(self) -> pl.DataFrame:
+        """Read the manifest's rows of these runs."""
+        return self.frame.collect()
+
+    def data(self) -> pl.LazyFrame:
+        """Give the staged rows of all these runs, each with its run's constants; see the contract's staged columns.
+
+        Runs of several procedures stand in one frame, with nulls where a procedure has no such column.
+        """
+        return _scan(_layouts(self._staged(self.frame)).values())
+
+    def _staged(self, frame: pl.LazyFrame) -> list[Path]:
+        return [self.stage / path for path in frame.select("path").collect()["path"]]
+
+    def segments(self) -> pl.LazyFrame:
+        """Give the rows of all segments of these runs: the staged columns and those that tell the segment.
+
+        NoRunsError if the output root is not known.
+        """
+        if self.output is None:
+            raise NoRunsError(
+                f"The folder of segments is not known for {self.stage}.",
+                advice='Name it: nl.runs(stage="…", output="…").',
+            )
+        cut = self.frame.filter(pl.col("segments") > 0)
+        pieces = self._pieces()
+        layouts = _layouts(self._staged(cut)).values()
+        return _scan([piece for path in paths for piece in pieces[path]] for paths in layouts)
+
+    def _pieces(self) -> dict[Path, list[Path]]:
+        """Give the segment files of each staged file that has some."""
+        if self.output is None:
+            return {}
+        found = self.frame.filter(pl.col("segments") > 0).select("path", "segments_path", "segments").collect()
+        return {
+            self.stage / path: [self.output / folder / f"segment={n}/part-000.parquet" for n in range(count)]
+            for path, folder, count in found.iter_rows()
+        }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Read the manifest's rows of these runs into pandas. Of data: `runs.data().collect().to_pandas()`."""
+        return self.collect().to_pandas()
+
+    def to_duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyConnection:
+        """Give a DuckDB connection with the views `runs`, `data` and `segments` of these runs.
+
+        `runs.to_duckdb().sql("SELECT proc, count(*) FROM data GROUP BY proc")`. Files are named to DuckDB, which
+        reads what a question needs.
+        """
+        import duckdb
+
+        db = connection if connection is not None else duckdb.connect()
+        db.register("runs", self.collect().to_arrow())
+        files = [str(path) for path in self._staged(self.frame)]
+        pieces = [str(piece) for paths in self._pieces().values() for piece in paths]
+        for name, paths in (("data", files), ("segments", pieces)):
+            if paths:
+                db.read_parquet(paths, union_by_name=True, hive_partitioning=False).create_view(name, replace=True)
+        return db
+
+    def __len__(self) -> int:
+        """Count the runs."""
+        return int(self.frame.select(pl.len()).collect().item())
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} runs of {self.stage}>"
+
+
+def runs(
+    root: str | os.PathLike[str] | None = None,
+    *,
+    procedure: str | Collection[str] | None = None,
+    chip: int | Collection[int] | None = None,
+    chip_group: str | None = None,
+    sample: str | None = None,
+    since: str | date | datetime | None = None,
+    until: str | date | datetime | None = None,
+    complete: bool | None = None,
+    stage: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> Runs:
+    """Give the published runs below a folder of data, or those of them that are asked for.
+
+    `root` is the folder above both (`data`), or the stage root itself; or name `stage` and `output`. `procedure` and
+    `chip` take one or several. `since` and `until` are days of the laboratory's own time zone, both included, or
+    moments with a time zone, of which `until` is not. `complete`: whether the header's sweep was measured to its end.
+    NoRunsError if nothing is published there.
+    """
+    stage_root, output_root = _find(root, stage, output)
+    frame = pl.scan_parquet(stage_root / MANIFEST)
+    for column, wanted in (
+        ("proc", procedure),
+        ("chip_number", chip),
+        ("chip_group", chip_group),
+        ("sample", sample),
+    ):
+        if wanted is not None:
+            one = isinstance(wanted, str | int)
+            frame = frame.filter(pl.col(column) == wanted if one else pl.col(column).is_in(list(wanted)))  # type: ignore[arg-type]
+    if since is not None:
+        frame = frame.filter(_moment("since", since, lambda column, value: column >= value))
+    if until is not None:
+        frame = frame.filter(_moment("until", until, lambda column, value: column <= value, exclusive=True))
+    if complete is not None:
+        frame = frame.filter(pl.col("complete") == complete)
+    return Runs(frame.sort("start_dt", "run_id"), stage_root, output_root)
+
+
+def _moment(name: str, value: str | date | datetime, test: Any, *, exclusive: bool = False) -> pl.Expr:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{name}={value!r} has no time zone: give a day, or a moment with one.")
+        column = pl.col("start_dt")
+        expression: pl.Expr = column < value if exclusive else test(column, value)
+        return expression
+    day = value.isoformat() if isinstance(value, date) else value
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        raise ValueError(f"{name}={value!r} is no day: write it as 2025-09-04.") from None
+    found: pl.Expr = test(pl.col("date"), day)
+    return found
+
+
+def _find(
+    root: str | os.PathLike[str] | None, stage: str | os.PathLike[str] | None, output: str | os.PathLike[str] | None
+) -> tuple[Path, Path | None]:
+    given = Path(output) if output is not None else None
+    if stage is not None:
+        return _checked(Path(stage)), given
+    base = Path(root if root is not None else "data")
+    for inner, beside in LAYOUTS:
+        if (base / inner / MANIFEST).exists():
+            return base / inner, given or base / beside
+        if (base / MANIFEST).exists() and base.absolute().parts[-len(inner.parts) :] == inner.parts:
+            return base, given or base.absolute().parents[len(inner.parts) - 1] / beside
+    return _checked(base), given
+
+
+def _checked(stage: Path) -> Path:
+    if not (stage / MANIFEST).exists():
+        places = ", ".join(str(stage / inner) for inner, _ in LAYOUTS)
+        raise NoRunsError(
+            f"Nothing is published in {stage}: there is no {MANIFEST} in it, nor in {places}.",
+            advice="Name the folder that `nanolab-daemon check` calls stage.",
+        )
+    return stage
+
+
+def _layouts(files: Iterable[Path]) -> dict[Layout, list[Path]]:
+    """Sort staged files by their columns: a file may have some that the registry does not know, and they are kept."""
+    found: dict[Layout, list[Path]] = {}
+    for path in files:
+        try:
+            layout = tuple(pl.read_parquet_schema(path).items())
+        except FileNotFoundError as error:
+            raise NoRunsError(
+                f"{path} is in the manifest, but not there.",
+                advice="Ask again; if it stays away, `nanolab-daemon verify --repair` makes it anew.",
+            ) from error
+        found.setdefault(layout, []).append(path)
+    return found
+
+
+def _scan(layouts: Iterable[list[Path]]) -> pl.LazyFrame:
+    frames = [pl.scan_parquet(paths, hive_partitioning=False) for paths in layouts if paths]
+    if not frames:
+        return pl.LazyFrame()
+    return frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
