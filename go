@@ -157,7 +157,7 @@ lock() {
     compile() {
         "$work/venv/bin/python" -m uv pip compile --quiet --upgrade --no-config --universal --python-version 3.11 \
             --exclude-newer '1 week' --generate-hashes --custom-compile-command './go lock' \
-            pyproject.toml --group build "$@"
+            pyproject.toml --group build --extra http "$@"
     }
     compile -o requirements/run.txt
     compile --group dev -c requirements/run.txt -o requirements/test.txt

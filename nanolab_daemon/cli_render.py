@@ -115,6 +115,10 @@ def _live(live: Mapping[str, Any]) -> None:
     told = [f"{name} {waiting:,} waiting, {busy:,} at work" for name, (waiting, busy) in queues.items()]
     click.echo(f"Queues:  {'; '.join(told)}; {live.get('following', 0):,} files followed")
     click.echo(f"Watch:   {live.get('watch') or 'not yet'}")
+    page = live.get("page")
+    if page is not None:
+        again = f"; started again {page['restarts']:,} times" if page["restarts"] else ""
+        click.echo(f"Page:    {page['address'] or page['trouble']}{again}")
     lost = [f"{pool['name']} {pool['replaced']:,}" for pool in live.get("pools", ()) if pool.get("replaced")]
     if lost:
         click.echo(f"Workers: replaced since the start: {', '.join(lost)}")

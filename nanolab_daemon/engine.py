@@ -281,6 +281,14 @@ class Engine:
             self._offered_at[job.path] = time.monotonic()
         self.staging.offer(job, live=job.live)
 
+    def oldest_in_line_s(self, now: float) -> float:
+        """Tell for how many seconds the file or run has waited that was put in line first; 0 where none waits."""
+        for key, at in list(self._offered_at.items()):
+            if self.staging.holds(key) or self.cutting.holds(key):
+                return max(0.0, now - at)
+            del self._offered_at[key]  # it came to an end of which nobody asked how long it took
+        return 0.0
+
     def act(self, actions: Iterable[Action], *, live: bool) -> None:
         """Do what the registrar found to be necessary."""
         for action in actions:

@@ -107,6 +107,11 @@ class Follower:
         """Tell whether something was heard of a file lately."""
         return path in self._entries
 
+    def last_heard(self, path: bytes) -> float | None:
+        """Give the monotonic second at which a file that is followed last changed or was closed, as far as seen."""
+        entry = self._entries.get(path)
+        return max(entry.track.changed_at, entry.track.closed_at or 0.0) if entry else None
+
     def measuring(self) -> dict[bytes, Glance]:
         """Give the files that have rows and grow, with the last look into each."""
         looks = {path: entry.track.glance for path, entry in self._entries.items() if not entry.done}

@@ -13,7 +13,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from nanolab_daemon.settings import Choice, Flag, Folder, Integer, Number, Patterns, Rule, Text, Zone, setting
+from nanolab_daemon.settings import (
+    Choice,
+    Flag,
+    Folder,
+    HostNames,
+    Integer,
+    Number,
+    OptionalFile,
+    Patterns,
+    Rule,
+    Text,
+    Zone,
+    setting,
+)
 
 MOST_DEFAULT_WORKERS = 8
 _DAY_S = 86400
@@ -140,6 +153,8 @@ class Http:
     enabled: bool = setting(False, Flag())
     host: str = setting("127.0.0.1", Text("the name or address of this computer"))
     port: int = setting(8321, Integer(0, 65535, "; 0 takes any free one"))
+    hosts: tuple[str, ...] = setting((), HostNames())
+    token_file: Path | None = setting(None, OptionalFile())
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,12 @@ from nanolab_daemon.lookout import CHECK_EVERY_S, Lookout
 from nanolab_daemon.model import Fingerprint
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.notify import Notifier
+from nanolab_daemon.page import Page, require_packages
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rawfile import LIMITS
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.scans import Order, Scans
-from nanolab_daemon.tasks import Selection, StageJob, StageOutcome
+from nanolab_daemon.tasks import Selection, Staged, StageJob, StageOutcome
 from nanolab_daemon.wakeup import Wakeup
 from nanolab_daemon.watch import Hint, Kind
 
@@ -64,6 +65,7 @@ def run(config: Config, *, reload: Callable[[], Config], confine: bool = False) 
     `confine`: give up for good the right to write anywhere but in the three folders that are its own.
     """
     check_paths(config, raw_may_be_missing=True)
+    require_packages(config)
     registry = Registry.builtin().with_overrides(config.procedures)
     notifier = Notifier()
     notifier.starting(time.monotonic())
@@ -121,7 +123,10 @@ class Daemon:
         self._lookout = Lookout(config, catalog, self._engine, self._follower, self._scans, self._wakeup.call)
         self._control = Control(config.paths.state, self._engine.selector, self._answer)
         self._belongings = Belongings(config.paths.state, catalog)
+        self._page = Page(config)
         self._check_at = 0.0
+        self._scanned_at = 0.0  # when a pass over everything last ended, in seconds since 1970; 0: never
+        self._unpublished: list[float] = []  # since when the runs wait that the next commit makes good
         self._lost_events = 0
         self._stop = False
         self._hup = False
@@ -137,6 +142,7 @@ class Daemon:
                 self._engine.source = self._scans
                 self._control.start()
                 self._lookout.check(time.monotonic())
+                self._page.start(time.monotonic())
                 raw = str(self.config.paths.raw)
                 self._log.info("running", version=__version__, raw=raw, watch=self._lookout.words)
                 while not self._stop and not self._workers_ready:
@@ -147,6 +153,7 @@ class Daemon:
                     self._turn()
                 self._notifier.stopping()
                 self._log.info("stopping")
+                self._page.stop()
                 self._control.stop()
                 self._scans.stop()
                 self._engine.stop(STOP_S)
@@ -155,6 +162,7 @@ class Daemon:
                 self._scans.stop()
                 self._lookout.stop()
                 self._control.stop()
+                self._page.kill()
                 self._engine.kill()
                 self._wakeup.close()
 
@@ -177,6 +185,7 @@ class Daemon:
         self._engine.step(0.0 if more else max(0.0, due - time.monotonic()))
         self._wakeup.clear()
         now = time.monotonic()
+        self._note_published(now)
         self._notifier.alive(now)
         self._notifier.status(self._words, now)
 
@@ -205,6 +214,7 @@ class Daemon:
             self._check_at = now + CHECK_EVERY_S
             self._belongings.check()
             self._lookout.check(now)
+            self._page.look(now)
         more = False
         if not self._lookout.degraded:
             more = self._hear(now)
@@ -264,6 +274,7 @@ class Daemon:
         elif not order.changed_only or backlog.shrunk[0]:
             self._lookout.shrunk(order.place.path, *backlog.shrunk)
         if not order.changed_only:
+            self._scanned_at = time.time()
             self._lookout.scanned(time.monotonic())
             self._engine.look_after_manifest()
 
@@ -276,7 +287,18 @@ class Daemon:
         return self._follower.found(path, mark, time.monotonic(), age_s, republished=republished)
 
     def _answered(self, job: StageJob, outcome: StageOutcome) -> None:
+        if isinstance(outcome, Staged):
+            heard = self._follower.last_heard(job.path)
+            if heard is not None:
+                self._unpublished.append(heard)
         self._follower.answered(job, outcome, time.monotonic())
+
+    def _note_published(self, now: float) -> None:
+        """Count how long live files took, once what was said of them is safely on the disk."""
+        if self._unpublished and not self._catalog.uncommitted:
+            for heard in self._unpublished:
+                self._engine.tally.latency.add(now - heard)
+            self._unpublished.clear()
 
     # -- orders -----------------------------------------------------------------------------------------------------
 
@@ -331,6 +353,7 @@ class Daemon:
         self._engine.reconfigure(new)
         self._follower.configure(new, registry)
         configure(new.log.level, new.log.format)
+        self._page.reconfigure(new)
         self._lookout.config = new
         self._scans.soon(0.0)
         self._log.info("configuration taken over", keys=changed)
@@ -398,9 +421,14 @@ class Daemon:
                 "stage": [engine.staging.waiting, engine.staging.busy],
                 "segment": [engine.cutting.waiting, engine.cutting.busy],
             },
+            "oldest_in_line_s": engine.oldest_in_line_s(time.monotonic()),
             "tally": tally.as_dict(),
+            "latency": tally.latency.as_dict(),
+            "scanned_at": self._scanned_at or None,
+            "rescan_s": self.config.watch.rescan_s,
             "lost_events": self._lost_events,
             "pools": [lane.pool.describe(time.monotonic()) for lane in (engine.staging, engine.cutting)],
+            "page": self._page.describe(),
         }
 
     def _describe_file(self, path: bytes) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 _SHOWN_CHARACTERS = 60
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _FLAG_WORDS = {
     "true": True,
@@ -176,6 +177,39 @@ class Folder:
     def from_text(self, text: str) -> object:
         """Take the text as it is: blanks are legal in names."""
         return text
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalFile:
+    """The path of a file, `~` expanded, or nothing. It stays relative if it was."""
+
+    def parse(self, value: object) -> Path | None:
+        """Return the path, None for an empty text; whether it exists is not asked here."""
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+            raise ValueError('must be the path of a file, in quotes, or "" for none')
+        return Path(os.path.expanduser(value))  # noqa: PTH111 -- as for folders
+
+    def from_text(self, text: str) -> object:
+        """Take the text as it is."""
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class HostNames:
+    """A list of names of computers, in small letters; it may be empty."""
+
+    def parse(self, value: object) -> tuple[str, ...]:
+        """Return the names."""
+        given = list(value) if isinstance(value, list | tuple) else [None]
+        if not all(isinstance(one, str) and _HOST_NAME.fullmatch(one) for one in given):
+            raise ValueError('must be a list of names of computers, such as ["lab-pc.example.org"]')
+        return tuple(str(one).lower() for one in given)
+
+    def from_text(self, text: str) -> object:
+        """Split at commas; an empty text is an empty list."""
+        return [part.strip() for part in text.split(",")] if text.strip() else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
 BUCKETS = 48
+LATENCY_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1800.0)
 
 
 @dataclass(slots=True)
@@ -30,6 +32,23 @@ class Timeline:
 
 
 @dataclass(slots=True)
+class Latency:
+    """How long live files took from their last byte or closing, whichever came later, to their published run."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_S) + 1))
+    sum_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(LATENCY_S, seconds)] += 1
+        self.sum_s += seconds
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the upper limits in seconds, how many lie below each but above the one before, and the sum."""
+        return {"limits_s": list(LATENCY_S), "counts": list(self.counts), "sum_s": self.sum_s}
+
+
+@dataclass(slots=True)
 class Tally:
     """What an engine has met and done. `files` are raw files looked at in this life, each counted once a pass."""
 
@@ -50,6 +69,7 @@ class Tally:
     frozen: list[str] = field(default_factory=list)  # shares below raw that are not mounted: left alone
     stage: Timeline = field(default_factory=Timeline)
     segment: Timeline = field(default_factory=Timeline)
+    latency: Latency = field(default_factory=Latency)
 
     def as_dict(self) -> dict[str, object]:
         """Give the counts as plain data for JSON; the timelines are left out."""

@@ -49,7 +49,7 @@ MIB = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 # A worker that feeds the watchdog or answers for the main process in systemd's eyes would be a liar.
-_PARENTS_ENVIRONMENT = (
+PARENTS_ENVIRONMENT = (
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
@@ -137,7 +137,7 @@ def _attach(dup: Any) -> Progress:
 
 def main(channel: socket.socket, progress: Progress, job: Job) -> None:
     """Be a worker: load the entry, then answer each batch, until the parent closes its end of the pipe."""
-    _die_with_parent(job)
+    die_with_parent(job.parent_pid, job.name)
     with channel:
         _settle_in(channel)
         _serve(channel, progress, job)
@@ -167,15 +167,16 @@ def _serve(channel: socket.socket, progress: Progress, job: Job) -> None:
             return  # the parent replaces it: nobody knows what state the handler is in
 
 
-def _die_with_parent(job: Job) -> None:
+def die_with_parent(parent_pid: int, name: str) -> None:
+    """Have the kernel end this process as soon as the thread that started it ends, however it does; take a name."""
     import ctypes  # only here: the parent imports this module and has no use for it
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != job.parent_pid:  # it died before the line above
+    if os.getppid() != parent_pid:  # it died before the line above
         os._exit(1)
-    libc.prctl(_PR_SET_NAME, job.name.encode()[:15], 0, 0, 0)
+    libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def _settle_in(channel: socket.socket) -> None:
@@ -196,7 +197,7 @@ def _settle_in(channel: socket.socket) -> None:
         faulthandler.enable()
     with suppress(OSError):  # when the machine is short of memory, a worker should go, not the daemon
         Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
-    for key in _PARENTS_ENVIRONMENT:
+    for key in PARENTS_ENVIRONMENT:
         os.environ.pop(key, None)
     for key in _ONE_THREAD:
         os.environ[key] = "1"

@@ -309,7 +309,7 @@ def toml(config: Config) -> str:
         elif isinstance(value, tuple):
             text = "[" + ", ".join(f'"{one}"' for one in value) + "]"
         else:
-            text = f'"{value}"'
+            text = f'"{"" if value is None else value}"'
         lines.append(f"{name} = {text}")
     return "\n".join(lines) + "\n"
 
