@@ -394,8 +394,7 @@ def test_folders_deeper_than_a_path_can_name(tmp_path: Path, mode: str) -> None:
             os.stat(os.path.join(os.fsencode(lab.raw), far, b"x.csv"))
 
 
-@pytest.mark.long
-@pytest.mark.long
+@pytest.mark.scale
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_tiny_files_in_one_folder(tmp_path: Path) -> None:
     """They are refused one by one, at a steady pace, while the daemon's own memory stays small."""

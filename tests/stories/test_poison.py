@@ -248,7 +248,7 @@ def test_poison_in_the_second_stage(lab: PoisonLab) -> None:
     sound = [os.path.relpath(instrument.iv(s).write(lab.raw / f"s{s}.csv"), lab.raw) for s in range(10, 20)]
     with lab.process() as daemon:
         until(lambda: len(lab.runs()) == len(poison) + len(sound), 60)
-        status = lab.wait_quiet(90)
+        status = lab.wait_quiet(150)
         assert status["pid"] == daemon.pid
         runs = {os.fsdecode(run.source): run for run in lab.runs().values()}
         assert {runs[name].segmentation for name in sound} == {"done"}

@@ -59,7 +59,7 @@ def look_on(lab: Lab, seconds: float) -> int:
     return rounds
 
 
-@pytest.mark.parametrize("seconds", [4.0, pytest.param(120.0, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("seconds", [4.0, pytest.param(120.0, marks=[pytest.mark.scale, pytest.mark.timeout(300)])])
 def test_no_false_alarm(tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often one looks while runs come, are replaced, move and go, all is as the ledger says."""
     monkeypatch.setattr(verify, "Pool", InlinePool)
