@@ -33,6 +33,7 @@ def service() -> None:
 @click.option("--output-root", metavar="FOLDER", help="Where segments go; likewise.")
 @click.option("--state-dir", metavar="FOLDER", help="Where the ledger is, on a local disk; likewise.")
 @click.option("--workers", type=int, metavar="N", help="Worker processes in each pool; 0: one a CPU.")
+@click.option("--http", is_flag=True, help="With the web page, on http://127.0.0.1:8321/; systemd opens its socket.")
 @click.option("--user", metavar="NAME", help="As whom it runs; by default nanolab, made if need be.")
 @click.option("--name", default="", metavar="NAME", help="A name for this laboratory, if the machine has several.")
 @click.option("--now", is_flag=True, help="Enable it and start it, too.")
@@ -42,6 +43,7 @@ def install(
     output_root: str | None,
     state_dir: str | None,
     workers: int | None,
+    http: bool,
     user: str | None,
     name: str,
     now: bool,
@@ -62,6 +64,7 @@ def install(
         "paths.state": state_dir,
         "pools.stage_workers": workers,
         "pools.segment_workers": workers,
+        "http.enabled": True if http else None,
     }
     machine.install(machine.Wishes(lab, overrides, user, now), click.echo)
     return 0

@@ -63,6 +63,7 @@ FLAGS = {
     "paths.state": "--state-dir",
     "pools.stage_workers": "--workers",
     "pools.segment_workers": "--workers",
+    "http.enabled": "--http",
 }
 VARIABLES = {f"{ENVIRONMENT_PREFIX}{key.replace('.', '_').upper()}": key for key in RULES}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import ipaddress
 import os
 import pwd
 import re
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from nanolab_daemon import config as settings
@@ -27,6 +28,7 @@ from nanolab_daemon.errors import EngineError, NanolabError, UsageError
 from nanolab_daemon.layout import check_paths, lies_inside
 from nanolab_daemon.mounts import mount_of
 from nanolab_daemon.notify import binding_remedy
+from nanolab_daemon.page import require_packages
 from nanolab_daemon.sections import Paths
 from nanolab_daemon.settings import escaped, shown
 from nanolab_daemon.unit import PROGRAM, Lab, Service
@@ -92,6 +94,8 @@ def install(wishes: Wishes, tell: Tell) -> None:
     lab = wishes.lab
     text, config = _settings(wishes)
     check_paths(config)
+    require_packages(config)
+    address = _listen_address(config)
     _refuse_passing_folders(_folders(config).values(), "Name another folder.")
     others = {one: _config_of(one) for one in installed() if one != lab}
     _refuse_shared_folders(config, others)
@@ -99,7 +103,7 @@ def install(wishes: Wishes, tell: Tell) -> None:
     _refuse_passing_folders(program, f"Install the program where it can stay. {_ELSEWHERE}")
     _require_readable(program)
     user = wishes.user or _user_of_unit(lab) or lab.user
-    service = _service(lab, user, config, program)
+    service = replace(_service(lab, user, config, program), address=address)
     was_active = _succeeds("systemctl", "is-active", "--quiet", lab.unit)
 
     _make_user(service, tell)
@@ -111,6 +115,13 @@ def install(wishes: Wishes, tell: Tell) -> None:
         tell(f"kept      {lab.config}")
         shutil.chown(lab.config, group=service.group)
     _write(UNITS / lab.unit, service.unit(), 0o644, tell)
+    had_page = (UNITS / lab.socket).exists()
+    if service.address:
+        _write(UNITS / lab.socket, service.socket(), 0o644, tell)
+    elif had_page:
+        _call("systemctl", "stop", lab.unit, lab.socket)
+        (UNITS / lab.socket).unlink()
+        tell(f"removed   {UNITS / lab.socket}")
     restart = _tell_neighbours({**others, lab: config}, tell)
     _call("systemctl", "daemon-reload")
     for line in _doubts(service):
@@ -127,6 +138,8 @@ def install(wishes: Wishes, tell: Tell) -> None:
         tell(f"restarted {lab.unit}")
     else:
         tell(f"To start it, now and with the machine: sudo systemctl enable --now {lab.unit}")
+    if service.address:
+        tell(f"The page:     http://{service.address}/")
     tell(f"How it fares: systemctl status {lab.unit}; journalctl -u {lab.unit}")
     tell(f"Questions:    sudo -u {user} {shlex.join(service.command)} status --config {lab.config}")
 
@@ -157,8 +170,25 @@ def _settings(wishes: Wishes) -> tuple[str | None, Config]:
     for path in _folders(config).values():
         _require_plain(str(path))
     values: dict[str, str | int] = {f"paths.{name}": str(path) for name, path in _folders(config).items()}
-    values |= {key: value for key, value in given.items() if key.startswith("pools.")}
+    values |= {key: value for key, value in given.items() if key.startswith(("pools.", "http."))}
     return unit.settings(values), config
+
+
+def _listen_address(config: Config) -> str:
+    """Give the address on which systemd is to listen for the web page; empty where none is wanted."""
+    if not config.http.enabled:
+        return ""
+    host = "127.0.0.1" if config.http.host == "localhost" else config.http.host
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError as error:
+        raise UsageError(
+            f"http.host = {shown(host)} is no address, and for a service systemd listens, which takes no name.",
+            advice="Write the address of this computer there, such as 127.0.0.1.",
+        ) from error
+    if not config.http.port:
+        raise UsageError("http.port = 0 would be another port at each start.", advice="Write a number there: 8321")
+    return f"[{address}]:{config.http.port}" if address.version == 6 else f"{address}:{config.http.port}"
 
 
 def _require_plain(path: str) -> None:
@@ -364,7 +394,15 @@ def uninstall(lab: Lab, tell: Tell) -> None:
     _call("systemctl", "disable", "--now", "--quiet", lab.unit)
     tell(f"stopped   {lab.unit}")
     own = UNITS / f"{lab.unit}.d"
-    files = (UNITS / lab.unit, own / NEIGHBOURS, USERS / f"{lab.stem}.conf", FOLDERS / f"{lab.stem}.conf")
+    if (UNITS / lab.socket).exists():
+        _call("systemctl", "stop", lab.socket)
+    files = (
+        UNITS / lab.unit,
+        UNITS / lab.socket,
+        own / NEIGHBOURS,
+        USERS / f"{lab.stem}.conf",
+        FOLDERS / f"{lab.stem}.conf",
+    )
     for file in files:
         if file.exists():
             file.unlink()

@@ -7,6 +7,7 @@ writes nothing on it: whatever a client does, only the page's own process has to
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import ipaddress
 import os
@@ -139,6 +140,8 @@ class Page:
             words = error.strerror or str(error)
             if isinstance(error, socket.gaierror) or self._listener is None:
                 words = f"{self._config.http.host}:{self._config.http.port} can't be listened on: {words}"
+                if error.errno == errno.EAFNOSUPPORT:
+                    words += "; in a service, systemd opens it: run `nanolab-daemon service install` again"
             self._fail(words, now)
             return
         self._began = now

@@ -41,6 +41,11 @@ class Lab:
         return f"{PROGRAM}-{self.name}" if self.name else PROGRAM
 
     @property
+    def socket(self) -> str:
+        """The name of the unit of its web page's socket."""
+        return f"{self.stem}.socket"
+
+    @property
     def user(self) -> str:
         """The user as whom it runs unless another is chosen."""
         return f"nanolab-{self.name}" if self.name else "nanolab"
@@ -68,6 +73,7 @@ class Service:
     program: Sequence[Path]
     raw_mount: str = ""  # the mount unit of the raw folder, where it is on a file system of its own
     other_mounts: Sequence[str] = ()
+    address: str = ""  # on which the web page listens, as systemd writes it; empty: there is no page
 
     @property
     def writable(self) -> tuple[Path, ...]:
@@ -94,6 +100,7 @@ class Service:
                 "TITLE": f" ({self.lab.name})" if self.lab.name else "",
                 "COMMAND": " ".join(quoted(word).replace("$", "$$") for word in self.command),
                 "CONFIG": quoted(self.lab.config),
+                "SOCKET": f"Sockets={self.lab.socket}" if self.address else "# No web page is wanted (http.enabled).",
                 "USER": self.user,
                 "GROUP": self.group,
                 "WRITABLE": _listed(self.writable),
@@ -104,6 +111,12 @@ class Service:
                 "WANTED_BY": " ".join(["multi-user.target", *self.other_mounts]),
             },
         )
+
+    def socket(self) -> str:
+        """Give the unit of the web page's socket."""
+        title = f" ({self.lab.name})" if self.lab.name else ""
+        words = {"UNIT": self.lab.unit, "TITLE": title, "ADDRESS": self.address}
+        return filled(f"{PROGRAM}.socket", words)
 
     def sysusers(self) -> str:
         """Give the file that makes the user."""

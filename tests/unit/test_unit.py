@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def settings_of(text: str) -> dict[str, list[str]]:
 
 def test_nothing_is_left_to_be_filled_in() -> None:
     one = service()
-    for text in (one.unit(), one.sysusers(), one.tmpfiles()):
+    for text in (one.unit(), replace(one, address="[::1]:80").unit(), one.socket(), one.sysusers(), one.tmpfiles()):
         assert not re.search(r"@[A-Z_]+@", text)
 
 
@@ -75,6 +76,19 @@ def test_no_folder_that_is_needed_is_hidden() -> None:
 )
 def test_words_are_quoted_as_systemd_reads_them(word: str, quoted: str) -> None:
     assert unit.quoted(word) == quoted
+
+
+def test_the_page_has_a_socket_of_its_own_and_the_service_no_network() -> None:
+    for lab in (FIRST, Lab("lab2")):
+        one = replace(service(lab), address="127.0.0.1:8321")
+        unit_ = settings_of(one.unit())
+        assert unit_["Sockets"] == [lab.socket]
+        assert unit_["RestrictAddressFamilies"] == ["AF_UNIX"]
+        assert unit_["PrivateNetwork"] == ["yes"]
+        socket = settings_of(one.socket())
+        assert (socket["Service"], socket["PartOf"]) == ([lab.unit], [lab.unit])
+        assert socket["ListenStream"] == ["127.0.0.1:8321"]
+    assert "Sockets" not in settings_of(service().unit())
 
 
 def test_settings_are_the_commented_defaults_with_the_flags_in_their_places(tmp_path: Path) -> None:
