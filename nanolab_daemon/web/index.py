@@ -7,13 +7,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from nanolab_daemon.names import shown_path
+
+Answer = TypeVar("Answer")
 
 LEAST_PAUSE_S = 1.0
 SHARE = 10
@@ -122,8 +123,7 @@ class Index:
         """Give all runs, newest start first; those last read where the ledger can't be read now (see `trouble`)."""
         with self._lock:
             if self._clock() >= self._next:
-                with self._reading() as db:
-                    self._refresh(db)
+                self._ask(self._refresh)
             return self._runs
 
     def arrived(self, since: float, most: int) -> tuple[list[Entry], int]:
@@ -139,49 +139,54 @@ class Index:
 
     def instruments(self) -> tuple[list[Last], list[Last]]:
         """Give the last file of each procedure, and of each first folder below raw; the last one first."""
-        by_procedure: list[Last] = []
-        folders: dict[str, Last] = {}
-        with self._lock, self._reading() as db:
-            by_procedure += [_last(row[2] or "unknown", row) for row in db.execute(f"{_NEWEST} proc")]
+
+        def read(db: sqlite3.Connection) -> tuple[list[Last], list[Last]]:
+            by_procedure = [_last(row[2] or "unknown", row) for row in db.execute(f"{_NEWEST} proc")]
+            folders: dict[str, Last] = {}
             for row in db.execute(f"{_NEWEST} folder"):
                 first, slash, _ = row[0].partition(b"/")
                 name = shown_path(first) if slash else "(raw itself)"
                 if name not in folders or folders[name].judged_at < row[3]:
                     folders[name] = _last(name, row)
-        return sorted(by_procedure, key=_newest_first), sorted(folders.values(), key=_newest_first)
+            return sorted(by_procedure, key=_newest_first), sorted(folders.values(), key=_newest_first)
+
+        with self._lock:
+            return self._ask(read) or ([], [])
 
     def waiting(self, most: int) -> list[Last]:
         """Give the files that have begun but have no rows yet, the last one first."""
         where = "present AND state IN ('queued', 'started') ORDER BY judged_at DESC LIMIT ?"
         query = f"SELECT path, state, proc, judged_at, rows, reason FROM files WHERE {where}"  # noqa: S608
-        found: list[Last] = []
-        with self._lock, self._reading() as db:
-            found += [_last(row[2] or "unknown", row) for row in db.execute(query, (most,))]
-        return found
+        with self._lock:
+            return self._ask(lambda db: [_last(row[2] or "unknown", row) for row in db.execute(query, (most,))]) or []
 
     def close(self) -> None:
         """Let go of the ledger."""
         with self._lock:
             self._forget()
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection; what fails is told in `trouble`, and the next reader opens anew."""
+    def _ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer | None:
+        """Ask the ledger; what fails is told in `trouble`, and the next question opens it anew."""
         try:
-            here = self._ledger.stat()
-            if (here.st_dev, here.st_ino) != self._opened:
-                self._forget()  # it was deleted or replaced, and what is open is no file any more
-            if self._db is None:
-                self._opened = (here.st_dev, here.st_ino)
-                # A daemon has it open, so its journal is there and nothing needs to be made to read it.
-                uri = f"{self._ledger.absolute().as_uri()}?mode=ro"
-                self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
-            yield self._db
-            self.trouble = ""
+            answer = question(self._open())
         except (sqlite3.Error, OSError) as error:
             self.trouble = f"The ledger can't be read: {error}"
             self._forget()
             self._next = self._clock() + LEAST_PAUSE_S
+            return None
+        self.trouble = ""
+        return answer
+
+    def _open(self) -> sqlite3.Connection:
+        here = self._ledger.stat()
+        if (here.st_dev, here.st_ino) != self._opened:
+            self._forget()  # it was deleted or replaced, and what is open is no file any more
+        if self._db is None:
+            self._opened = (here.st_dev, here.st_ino)
+            # A daemon has it open, so its journal is there and nothing needs to be made to read it.
+            uri = f"{self._ledger.absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, check_same_thread=False)
+        return self._db
 
     def _forget(self) -> None:
         if self._db is not None:

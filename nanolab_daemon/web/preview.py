@@ -38,7 +38,7 @@ class Glimpse:
     chip: str
     rows: int
     percent: float | None
-    goal: str  # "of 44 rows", "of 90 s", or empty
+    goal: str  # "of 44 rows", "in 31 of 90 s", or empty
     axes: Axes | None
     x: Values = field(repr=False)
     y: Values = field(repr=False)
@@ -145,8 +145,9 @@ class Glance:
             # Of several lawful layouts, the shortest that is not yet outgrown.
             goal = next((rows for rows in sorted(self._hope.rows) if rows >= self._rows), max(self._hope.rows))
             return min(100.0, 100.0 * self._rows / max(1, goal)), f"of {goal:,} rows"
-        if self._hope.end_s and self._clock is not None:
-            return max(0.0, min(100.0, 100.0 * self._time / self._hope.end_s)), f"of {self._hope.end_s:,.0f} s"
+        end_s = self._hope.end_s
+        if end_s and self._clock is not None:
+            return max(0.0, min(100.0, 100.0 * self._time / end_s)), f"in {self._time:,.0f} of {end_s:,.0f} s"
         return None, ""
 
 

@@ -62,6 +62,7 @@ class Shown:
             "clock": self.clock,
             "number": lambda value: "—" if value is None else f"{value:,}",
             "sig": lambda value: f"{value:.4g}".replace("-", "−"),
+            "unit": svg.with_unit,
             "query": lambda text: quote(str(text), safe=""),
             "duration": state.duration,
         }

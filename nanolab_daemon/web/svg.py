@@ -12,8 +12,9 @@ from nanolab_daemon.web.curves import Axes, Series, Values
 
 THUMB = (160, 56)
 PLOT = (880, 460)
-MARGIN = (74, 18, 20, 52)  # left, right, top, bottom
+MARGIN = (92, 22, 20, 66)  # left, right, top, bottom
 _PREFIXES = {-15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
+_LEAST_SPAN = 1e-290  # below it, differences have no digits left to divide by
 _SCALED = ("A", "V", "W", "Ohm", "s")
 
 
@@ -114,7 +115,7 @@ def style_of(name: str, number: int) -> str:
         return "dark"
     if name.startswith("light"):
         return "light"
-    return f"s{number % 6}"
+    return f"s{number % 6}" + (" return" if name.startswith("return") else "")
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
@@ -145,6 +146,17 @@ def _scaled(column: str, values: Values) -> tuple[int, str]:
     return power, f"{name} ({_PREFIXES[power]}{unit})"
 
 
+def with_unit(value: float, column: str) -> str:
+    """Write a value with the name and the unit of its column, in a prefix that makes it short."""
+    name, _, unit = column.partition(" (")
+    unit = unit.removesuffix(")")
+    power = 0
+    if unit in _SCALED and math.isfinite(value) and value:
+        power = max(-15, min(9, 3 * math.floor(math.log10(abs(value)) / 3)))
+    number = f"{value / 10.0**power:.4g}".replace("-", "−")
+    return f"{name} {number} {_PREFIXES[power]}{unit}".rstrip()
+
+
 def _logarithmic(one: Series) -> Series:
     size = np.abs(one.y)
     good = size > 0
@@ -153,9 +165,9 @@ def _logarithmic(one: Series) -> Series:
 
 def _span(values: Values) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
-    if high - low > abs(high) * 1e-12:
+    if high - low > max(abs(high) * 1e-12, _LEAST_SPAN):
         return low, high
-    half = abs(high) * 0.05 or 1.0
+    half = abs(high) * 0.05 if abs(high) * 0.05 > _LEAST_SPAN else 1.0
     return low - half, high + half
 
 

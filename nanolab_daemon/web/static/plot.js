@@ -11,7 +11,7 @@
   const frame = Object.fromEntries(["left", "top", "right", "bottom"].map((side) => [side, Number(plot.dataset[side])]));
   let points = null;
   let at = -1;
-  let asked = false;
+  let loading = null;
 
   // The drawing says where its points are; the numbers come from the server, in the same order.
   const drawn = () => {
@@ -23,9 +23,9 @@
     });
   };
 
-  const load = async () => {
-    if (asked) return;
-    asked = true;
+  const load = () => (loading ??= fetchPoints());
+
+  const fetchPoints = async () => {
     const answer = await fetch(box.dataset.points);
     if (!answer.ok) return;
     const told = await answer.json();
