@@ -314,6 +314,13 @@ class Catalog:
         """Tell whether a folder is as it was when nothing was left to be done there."""
         return self._settled.get(folder) == listing
 
+    def last_change(self, folder: bytes) -> float | None:
+        """Give when a file in or below a folder was last changed (seconds since 1970); None where there is none."""
+        below = (folder + b"/", folder + b"0")  # the byte after the slash
+        query = "SELECT max(mtime_ns) FROM files WHERE path >= ? AND path < ?"
+        newest = self._db.execute(query, below).fetchone()[0]
+        return None if newest is None else newest / 1e9
+
     def known_folders(self) -> set[bytes]:
         """Give every folder that holds a present file."""
         return {row[0] for row in self._db.execute("SELECT DISTINCT folder FROM files WHERE present")}

@@ -24,6 +24,7 @@ from nanolab_daemon.cli_base import (
     say_json,
     settings_options,
 )
+from nanolab_daemon.cli_notify import notify
 from nanolab_daemon.cli_service import service
 from nanolab_daemon.errors import ConfigError, UsageError
 
@@ -306,6 +307,7 @@ def demo(keep: Path | None, speed: float) -> int:
     return lab.main(keep=keep, speed=speed)
 
 
+cli.add_command(notify)
 cli.add_command(service)
 
 

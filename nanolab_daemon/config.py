@@ -23,6 +23,7 @@ from nanolab_daemon.sections import (
     LogFormat,
     LogLevel,
     Manifest,
+    Notify,
     Paths,
     Pools,
     Segments,
@@ -89,6 +90,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     http: Http = field(default_factory=Http)
+    notify: Notify = field(default_factory=Notify)
     manifest: Manifest = field(default_factory=Manifest)
     procedures: Mapping[str, object] = field(default_factory=dict)
     file: Path | None = field(default=None, compare=False)

@@ -158,6 +158,17 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
+class Notify:
+    """What people are told, and where."""
+
+    urls_file: Path | None = setting(None, OptionalFile())
+    gather_s: float = setting(30.0, Number(0, 3600))
+    repeat_s: float = setting(21600.0, Number(60, _YEAR_S))
+    instruments: tuple[str, ...] = setting((), Patterns(may_be_empty=True))
+    silent_after_h: float = setting(24.0, Number(0.01, 8760, "hours"))
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The table of all runs."""
 
@@ -173,6 +184,7 @@ SECTIONS: dict[str, type[Any]] = {
     "limits": Limits,
     "log": Log,
     "http": Http,
+    "notify": Notify,
     "manifest": Manifest,
 }
 PROCEDURES = "procedures"
