@@ -31,6 +31,8 @@ class Belongings:
             raise EngineError(f"The lock {self._lock} was deleted or replaced while it was held.", advice=AGAIN)
         there = _identity(self._ledger)
         if there == self._identities[self._ledger]:
+            if self._ledger.stat().st_size == 0:
+                raise EngineError(f"The ledger {self._ledger} was emptied while it was in use.", advice=AGAIN)
             return
         if there is not None:
             raise EngineError(f"The ledger {self._ledger} was replaced while it was in use.", advice=AGAIN)

@@ -432,6 +432,15 @@ class Catalog:
         for row in self._db.execute(query, values):
             yield _run(row)
 
+    def outputs(self) -> Iterator[tuple[str, bytes, bool, list[Any], list[list[Any]]]]:
+        """Give of each run its id, source, whether that has vanished, its staged file and its segments' files.
+
+        A file is path, size in bytes, rows, SHA-256. This is what `runs` gives, less all that costs time.
+        """
+        query = "SELECT run_id, source, source_missing, stage_file, segment_files FROM runs ORDER BY stage_file"
+        for run_id, source, missing, staged, segments in self._db.execute(query):
+            yield run_id, source, bool(missing), json.loads(staged), json.loads(segments) if segments != "[]" else []
+
     def pending_runs(self) -> list[str]:
         """Give the runs whose second stage is not done, as ids."""
         return [row[0] for row in self._db.execute("SELECT run_id FROM runs WHERE segmentation = 'pending'")]

@@ -219,7 +219,9 @@ def rejects(given: Given, as_json: bool) -> int:
     """List the files that were refused, with the reasons."""
     from nanolab_daemon import cli_render, report
 
-    cli_render.rejects(report.rejects(given.load()), as_json=as_json)
+    config = given.load()
+    there = (config.paths.state / "ledger.sqlite").exists()
+    cli_render.rejects(report.rejects(config), as_json=as_json, ledger_exists=there)
     return 0
 
 

@@ -135,13 +135,15 @@ def _list(title: str, files: tuple[FileLine, ...]) -> None:
         table([(f"  {one.judged_at}", one.state, one.file, _first_line(one.reason)) for one in files])
 
 
-def rejects(groups: tuple[RejectGroup, ...], *, as_json: bool) -> None:
+def rejects(groups: tuple[RejectGroup, ...], *, as_json: bool, ledger_exists: bool = True) -> None:
     """Print what was refused, grouped by cause."""
     if as_json:
         say_json([asdict(group) for group in groups])
         return
     if not groups:
         click.echo("No file is rejected.")
+        if not ledger_exists:
+            click.echo("There is no ledger yet, though: nothing was processed.")
         return
     for group in groups:
         click.echo(f"{group.cause}: {len(group.files):,} file{'' if len(group.files) == 1 else 's'}")
@@ -213,6 +215,8 @@ def _rows(found: Why) -> str | None:
             if hoped
             else f"as many as come until {found.expected_end_s:g} s"
         )
+    if not hoped and not found.known:
+        return there  # what the header prescribes is found out when it is judged
     return f"{there}; the header prescribes {hoped or 'no number'}"
 
 

@@ -41,6 +41,7 @@ from nanolab_daemon.pauses import Pause, Pauses, remedy
 from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.rawfolder import Identity, RawFolder
+from nanolab_daemon.reconcile import lacking
 from nanolab_daemon.registrar import AGAIN, UNKNOWN, Action, CutRun, Registrar, StageAgain
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
@@ -176,6 +177,7 @@ class Engine:
         if renewed := self.registrar.renew():
             self._log.info("tried anew, since the program is another one", **{COUNT: renewed})
         self._outdate()
+        self.reconcile()
         for root in (paths.stage, paths.output):
             publish.make_temp_folder(root, owner)
             self._devices[root] = root.stat().st_dev
@@ -186,6 +188,11 @@ class Engine:
             for run_id in self.catalog.pending_runs():
                 self._cut(run_id, live=False)
         there = (paths.stage / publish.MANIFEST).exists()
+        if there and not self.catalog.totals()["runs"]:
+            self._log.warning(
+                "the ledger is new, but runs are published here; what has a raw file is taken over",
+                advice="`nanolab-daemon verify --rebuild` takes over the others too.",
+            )
         self.want_manifest(not there or self.catalog.manifest_serial() is None)
 
     def stop(self, limit_s: float) -> None:
@@ -241,6 +248,24 @@ class Engine:
     def _outdate(self) -> None:
         if number := self.registrar.outdate():
             self._log.info("done anew, since the settings have changed", **{COUNT: number})
+
+    def reconcile(self) -> None:
+        """Have made again what somebody has taken away from among the published files, or cut short."""
+        paths = self.config.paths
+        found = lacking(self.catalog, paths.stage, paths.output)
+        if found.too_many:
+            self._log.error(
+                "most published files are gone; nothing is done about it",
+                **{COUNT: len(found.sources) + len(found.orphans)},
+                advice="Mount the right folders. If it is meant: `nanolab-daemon verify --repair` makes them again.",
+            )
+            return
+        for source in found.sources:
+            self.catalog.set_fingerprint(source, AGAIN)  # the next pass finds it
+        if found.sources:
+            self._log.warning("published files were gone and are made again", **{COUNT: len(found.sources)})
+        for run_id in found.orphans:
+            self._log.error("published files are gone, and so is the raw file", **{RUN_ID: run_id})
 
     def adopt_places(self, places: Iterable[Place]) -> None:
         """Take the raw folder and the mounts below it as they are now for the true ones."""
@@ -704,6 +729,8 @@ class Engine:
         if pause is not None:
             after_s = round(time.monotonic() - pause.since, 1)
             self._log.info("resumed", **{REASON: pause.reason}, after_s=after_s)
+            if place in (str(self.config.paths.stage), str(self.config.paths.output)):
+                self.reconcile()  # the folder may have been made anew
 
     def _try_again(self, now: float) -> None:
         """Find out of each fault whose time has come whether it is mended."""

@@ -45,6 +45,8 @@ UNKILLABLE_S = 5.0  # from SIGKILL to doing without it: it hangs in the kernel, 
 RSS_AFTER_S = 0.2  # items shorter than this are left to the limit inside the worker
 RSS_EVERY_S = 0.25
 REAP_EVERY_S = 0.002
+PATIENT_TIMES = 4  # the time limit, for a worker that gets no CPU or waits for a disk
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _CHUNK = 256 * 1024
 
 
@@ -165,6 +167,8 @@ class _Worker:
     outbox: bytearray = field(default_factory=bytearray)
     busy_since: float = 0.0
     rss_due: float = 0.0
+    cpu_s: float = 0.0  # used when it got its batch
+    starved_until: float = 0.0
     dying: bool = False
     verdict: _Verdict | None = None
     words: str = ""
@@ -175,12 +179,34 @@ class _Worker:
     def item_at(self, index: int) -> int | None:
         return index if self.batch is not None and 0 <= index < self.batch.size else None
 
+    def is_starved(self, limit_s: float) -> bool:
+        """Tell whether it waits for a CPU or a disk rather than for something that never comes."""
+        found = _stat(self.pid)
+        return found is not None and is_starved(found[0], found[1] - self.cpu_s, limit_s)
+
     def rss_mb(self) -> int:
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (OSError, IndexError):  # it is gone, which its pipe will tell
             return 0
         return pages * mmap.PAGESIZE // child.MIB
+
+
+def is_starved(state: str, cpu_s: float, limit_s: float) -> bool:
+    """Tell of a worker past its time limit whether the machine may be to blame, and not its file.
+
+    `state` as in /proc/PID/stat: R runs or would run if it were let, D waits for a disk. `cpu_s`: what it has used
+    since it got its batch. One that sleeps waits in vain; one that has used half its time has worked.
+    """
+    return state in "RD" and cpu_s < limit_s / 2
+
+
+def _stat(pid: int) -> tuple[str, float] | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+    except (OSError, IndexError, ValueError):  # it is gone, which its pipe will tell
+        return None
 
 
 class Pool(Generic[Item, Result]):
@@ -443,6 +469,9 @@ class Pool(Generic[Item, Result]):
             if worker.state is _State.IDLE and not worker.dying:
                 worker.state = _State.BUSY
                 worker.batch = batch
+                worker.starved_until = 0.0
+                found = _stat(worker.pid)
+                worker.cpu_s = found[1] if found is not None else 0.0
                 worker.progress.mark(child.NOT_TAKEN)
                 worker.busy_since = worker.progress.read()[1]
                 if worker.edition != self._edition:
@@ -528,8 +557,11 @@ class Pool(Generic[Item, Result]):
         elif worker.batch is not None:
             mark = worker.progress.read()
             after_s = now - mark[1]
-            if after_s >= self._timeout_s:
+            if after_s >= self._timeout_s and now >= worker.starved_until:
                 if worker.progress.read() != mark:  # it got on at this very moment
+                    return
+                if after_s < PATIENT_TIMES * self._timeout_s and worker.is_starved(self._timeout_s):
+                    worker.starved_until = now + self._timeout_s / 10
                     return
                 verdict = None
                 if mark[0] == child.NOT_TAKEN:
@@ -594,9 +626,10 @@ class Pool(Generic[Item, Result]):
         if worker.batch is None:
             return math.inf
         began = worker.progress.read()[1]
+        limit = max(began + self._timeout_s, worker.starved_until)
         if self._memory_mb is None:
-            return began + self._timeout_s
-        return min(began + self._timeout_s, max(began + RSS_AFTER_S, worker.rss_due))
+            return limit
+        return min(limit, max(began + RSS_AFTER_S, worker.rss_due))
 
     def _wait_for_all(self, deadline: float) -> list[Outcome[Result]]:
         assert self._selector is not None

@@ -23,7 +23,7 @@ from nanolab_daemon.lock import Lock
 from nanolab_daemon.model import FileState
 from nanolab_daemon.names import raw_path
 from nanolab_daemon.published import NoRun, PublishedRun, read_published
-from nanolab_daemon.registrar import UNKNOWN
+from nanolab_daemon.registrar import UNKNOWN, published_words, segmented_words
 from nanolab_daemon.terms import Terms
 
 COMMAND = "verify --rebuild"
@@ -103,6 +103,9 @@ def _record(catalog: Catalog, found: PublishedRun, terms: str) -> None:
     segmentation = "none"
     if facts.is_cut:
         segmentation = "done" if found.segments is not None else "pending"
+    words = published_words(facts.is_cut)
+    if found.segments is not None and segmentation == "done":
+        words = segmented_words(len(found.segments), found.rows_outside or 0)
     catalog.put_run(
         RunRecord(
             facts=facts,
@@ -128,8 +131,8 @@ def _record(catalog: Catalog, found: PublishedRun, terms: str) -> None:
             present=True,
             fingerprint=UNKNOWN,
             sha256=found.source_sha256,
-            state=FileState.STAGED,
-            reason="Its run is published.",
+            state=FileState.SEGMENTED if segmentation == "done" else FileState.STAGED,
+            reason=words,
             proc=facts.proc,
             run_id=facts.run_id,
             rows=facts.rows,

@@ -129,7 +129,7 @@ class Registrar:
             FileState.STAGED,
             before,
             # why a run could not be cut is told nowhere else; if it is published anew, `resolve` has other words
-            reason=before.reason if before and _is_uncut(before, published) else _published_words(facts.is_cut),
+            reason=before.reason if before and _is_uncut(before, published) else published_words(facts.is_cut),
             proc=facts.proc,
             run_id=facts.run_id,
             rows=facts.rows,
@@ -352,7 +352,7 @@ class Registrar:
         elif not outcome.outputs:
             self._withdraw(self.output_root, job.target)
         self.catalog.set_segments(job.run_id, outcome.outputs, outcome.rows_outside, self._now())
-        words = _segmented_words(len(outcome.outputs), outcome.rows_outside)
+        words = segmented_words(len(outcome.outputs), outcome.rows_outside)
         self._say_of_source(run, FileState.SEGMENTED, words)
         return []
 
@@ -454,12 +454,12 @@ class Registrar:
         if record.path == best.path:
             if run.segmentation == "done":
                 state = FileState.SEGMENTED
-                words = _segmented_words(len(run.segment_files), run.rows_outside or 0)
+                words = segmented_words(len(run.segment_files), run.rows_outside or 0)
             elif run.segmentation == "failed":
                 state = FileState.STAGED
                 words = record.reason if record.state is state else "Its run is published, but not its segments."
             else:
-                state, words = FileState.STAGED, _published_words(run.facts.is_cut)
+                state, words = FileState.STAGED, published_words(run.facts.is_cut)
         elif record.sha256 == best.sha256:
             state, words = FileState.DUPLICATE, _COPY_WORDS
         else:
@@ -601,10 +601,12 @@ def _is_as_recorded(root: Path, files: Iterable[OutputFile]) -> bool:
 _COPY_WORDS = "It holds the same bytes as another file, whose run is published."
 
 
-def _published_words(is_cut: bool) -> str:
+def published_words(is_cut: bool) -> str:
+    """Say of a file that its run is published."""
     return "Its run is published; its segments are to be made." if is_cut else "Its run is published."
 
 
-def _segmented_words(segments: int, outside: int) -> str:
+def segmented_words(segments: int, outside: int) -> str:
+    """Say of a file that its run is cut into segments, with so many rows outside of all."""
     left = f", {outside} rows in none" if outside else ""
     return f"Its run is published with {segments} segment{'' if segments == 1 else 's'}{left}."

@@ -34,6 +34,7 @@ from nanolab_daemon.pool import (  # noqa: E402
     StartFailed,
     TimedOut,
     WorkerLost,
+    is_starved,
 )
 
 
@@ -508,3 +509,12 @@ def test_one_thread_owns_the_pool(pool: Pool[Any, Any]) -> None:
     thread.start()
     thread.join()
     assert len(errors) == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "cpu_s", "is_it"),
+    [("R", 0.5, True), ("D", 0.0, True), ("R", 59.0, False), ("S", 0.0, False), ("T", 0.0, False), ("Z", 0.0, False)],
+)
+def test_who_gets_no_cpu_is_not_to_blame(state: str, cpu_s: float, is_it: bool) -> None:
+    """Past its limit, a worker that was not let run has more patience; one that ran or sleeps has not."""
+    assert is_starved(state, cpu_s, 60.0) is is_it
