@@ -39,7 +39,7 @@ FOLDERS = Path("/etc/tmpfiles.d")
 SYSTEMD_RUNS = Path("/run/systemd/system")
 NEIGHBOURS = "other-laboratories.conf"
 _SYSTEMS = (Path("/usr"), Path("/lib"), Path("/bin"))  # folders of programs that everybody can read
-_PASSING = (Path("/tmp"), Path("/var/tmp"), Path("/run"))  # noqa: S108 -- nothing is put there
+_PASSING = (Path("/tmp"), Path("/var/tmp"), Path("/run"), Path("/dev"))  # noqa: S108 -- nothing is put there
 _ELSEWHERE = f"From a clone: sudo python3 -m venv /opt/{PROGRAM} && sudo /opt/{PROGRAM}/bin/pip install '.[systemd]'"
 _LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,21}")
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
@@ -127,6 +127,8 @@ def install(wishes: Wishes, tell: Tell) -> None:
     for line in _doubts(service):
         tell(line)
     for one in restart - {lab}:
+        if not _succeeds("systemctl", "is-active", "--quiet", one.unit):
+            continue
         _call("systemctl", "try-restart", one.unit)
         tell(f"restarted {one.unit}, which is not to see this laboratory's folders")
     if wishes.now:
@@ -246,7 +248,7 @@ def _refuse_passing_folders(folders: Iterable[Path], advice: str) -> None:
     for folder in folders:
         if any(folder.is_relative_to(one) for one in _PASSING):
             raise UsageError(
-                f"{shown(str(folder))} is in a temporary folder, which a service can't see.", advice=advice
+                f"{shown(str(folder))} is in a folder that is emptied, or that a service can't see.", advice=advice
             )
 
 
@@ -354,10 +356,12 @@ def _doubts(service: Service) -> Iterator[str]:
     """Say what may keep the service from working, though nothing is wrong with it."""
     raw = service.paths.raw
     if not _may(service.user, raw, write=False):
-        yield (
-            f"NOTE      {service.user} can't read {raw}. Type: "
-            f"sudo setfacl -R -m u:{service.user}:rX -m d:u:{service.user}:rX {shlex.quote(str(raw))}"
-        )
+        shut = [one for one in reversed(raw.parents) if not one.stat().st_mode & stat.S_IXOTH]
+        enter = [f"sudo setfacl -m u:{service.user}:x {shlex.quote(str(one))}" for one in shut]
+        read = f"sudo setfacl -R -m u:{service.user}:rX -m d:u:{service.user}:rX {shlex.quote(str(raw))}"
+        way = f", for {shut[0]} is closed" if shut else ""
+        commands = " && ".join([*enter, read])
+        yield f"NOTE      {service.user} can't read {raw}{way}. Type (setfacl is in the package acl): {commands}"
     for folder in service.program:
         if any(folder.is_relative_to(home) for home in unit.HOMES):
             yield f"NOTE      the program lies in {folder}: the service ends when that is moved or deleted"
@@ -431,7 +435,9 @@ def uninstall(lab: Lab, tell: Tell) -> None:
             ("segments", paths.output),
             ("the ledger", paths.state),
         ):
-            tell(f"kept      {folder} ({words})")
+            tell(
+                f"kept      {folder} ({words})" if folder.exists() else f"gone      {folder} ({words}) was not there"
+            )
     tell(f"kept      user {user}, to whom the data belongs")
 
 

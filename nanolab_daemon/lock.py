@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Lock:
 
     def acquire(self) -> None:
         """Take the lock; raise EngineError naming the holder if another engine has it."""
+        self._refuse_root()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -56,6 +58,21 @@ class Lock:
         with contextlib.suppress(OSError):  # a full disk: it is locked all the same, only nobody can read by whom
             os.ftruncate(fd, 0)
             os.pwrite(fd, text.encode(), 0)
+
+    def _refuse_root(self) -> None:
+        """Refuse root where the folder is another user's: what root makes, that user could not replace."""
+        if os.geteuid() != 0:
+            return
+        try:
+            owner = self._path.parent.stat().st_uid
+            name = pwd.getpwuid(owner).pw_name
+        except (OSError, KeyError):
+            return
+        if owner != 0:
+            raise EngineError(
+                f"The state folder {self._path.parent} is {name}'s, who could not replace what root makes there.",
+                advice=f"Type the same command after: sudo -u {name}",
+            )
 
     def release(self) -> None:
         """Give the lock back."""

@@ -40,7 +40,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_polars_example_finds_the_aborted_sweep_and_sound_resistances(lab: Path) -> None:
-    (code,) = blocks("python")
+    (code,) = [block for block in blocks("python") if "aborted" in block]
     check = """
 assert aborted.select("rows", "expected_rows").rows() == [(233, 601)]
 assert resistance.height == 8
@@ -55,6 +55,15 @@ assert resistance["ohm"].is_between(1e3, 1e5).all()
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_notebook_example_prints_runs_segments_and_a_maximum(lab: Path) -> None:
+    (code,) = [block for block in blocks("python") if "nl.runs" in block]
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=lab, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "run_id" in done.stdout
+    assert "Vsd (V)" in done.stdout
 
 
 def test_the_duckdb_example_gives_one_line_a_chip_and_kind_of_segment(
