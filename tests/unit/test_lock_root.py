@@ -18,7 +18,7 @@ def test_root_is_told_to_be_the_folders_user(tmp_path: Path) -> None:
     state.mkdir()
     os.chown(state, 65534, 65534)
     with (
-        pytest.raises(EngineError, match="nobody's, who could not replace .* sudo -u nobody"),
+        pytest.raises(EngineError, match=r"nobody's, who could not replace .* sudo -u nobody"),
         Lock(state, "backfill"),
     ):
         pass
