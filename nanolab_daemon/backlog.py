@@ -118,6 +118,7 @@ class Backlog:
         self._jobs: Iterator[StageJob] = iter(())
         self._seen: set[bytes] = set()
         self._failed: set[bytes] = set()
+        self.unlisted: dict[bytes, str] = {}  # folders that could not be listed, and why
         self._missing: list[bytes] = []
         self._followed: set[bytes] = set()  # old names of files that have new ones
         self.shrunk = (0, 0)  # how many of how many known files are gone, if that is too many to be believed
@@ -200,6 +201,7 @@ class Backlog:
                     advice="Is the share mounted? Has this user the right to read it?",
                 )
             self._failed.add(listing.folder)
+            self.unlisted[listing.folder] = listing.error.strerror or str(listing.error)
             self._tally.unreadable_folders += 1
             return
         self._seen.add(listing.folder)

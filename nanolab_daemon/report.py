@@ -188,6 +188,9 @@ def _health(holder: lock.Holder | None, live: Mapping[str, Any] | None, trouble:
         return f"paused since {moment(live['paused_since'], zone)}: {live['paused']}"
     if live.get("frozen"):
         return "partly frozen: " + " ".join(live["frozen"])
+    if live.get("unlisted"):
+        named = ", ".join(f"{folder} ({words})" for folder, words in live["unlisted"].items())
+        return f"well, but what is in these folders is not seen, as they can't be listed: {named}"
     if live.get("trouble"):
         return f"well, but {live['trouble']}"
     return "well"

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -52,6 +53,7 @@ SHARE_S = 0.25
 """How long a turn of the loop hears, and how long it looks at files, so that no part waits long for its turn."""
 
 RESCAN_SOON_S = 0.2
+MOST_UNLISTED = 20
 LONGEST_WAIT_S = 1.0
 USUAL = Rules(abandoned_after_s=math.inf, steady=True)
 """A header without rows waits without limit while the daemon runs."""
@@ -127,6 +129,7 @@ class Daemon:
         self._check_at = 0.0
         self._scanned_at = 0.0  # when a pass over everything last ended, in seconds since 1970; 0: never
         self._unpublished: list[float] = []  # since when the runs wait that the next commit makes good
+        self._unlisted: dict[bytes, dict[bytes, str]] = {}  # by place: folders, and why
         self._lost_events = 0
         self._stop = False
         self._hup = False
@@ -274,9 +277,16 @@ class Daemon:
         elif not order.changed_only or backlog.shrunk[0]:
             self._lookout.shrunk(order.place.path, *backlog.shrunk)
         if not order.changed_only:
+            self._note_unlisted(order.place.path, backlog.unlisted)
             self._scanned_at = time.time()
             self._lookout.scanned(time.monotonic())
             self._engine.look_after_manifest()
+
+    def _note_unlisted(self, place: bytes, found: Mapping[bytes, str]) -> None:
+        """Keep which folders of a place can't be listed, and tell of those that could be before."""
+        for folder in found.keys() - self._unlisted.get(place, {}).keys():
+            self._log.warning("can't be listed", **{PATH: shown_path(folder), REASON: found[folder]})
+        self._unlisted[place] = dict(found)
 
     def _divert(self, path: bytes, mark: Fingerprint, record: FileRecord | None) -> bool:
         """Leave a fresh file to the follower: it may still be written."""
@@ -407,6 +417,11 @@ class Daemon:
             "places": self._lookout.describe(),
             "trouble": self._lookout.trouble or None,
             "frozen": self._lookout.frozen_words,
+            "unlisted": {
+                shown_path(folder): words
+                for found in self._unlisted.values()
+                for folder, words in islice(found.items(), MOST_UNLISTED)
+            },
             "degraded": self._lookout.degraded or None,
             "paused": pause.reason if pause else None,
             "paused_since": time.time() - (time.monotonic() - pause.since) if pause else None,

@@ -7,12 +7,14 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import instrument
 import pytest
 from lab import QUICK, SCAN_ONLY, InlinePool, Lab, assert_converged, until
 
+from nanolab_daemon import report
 from nanolab_daemon.config import Watch
 from nanolab_daemon.control import ask
 from nanolab_daemon.tasks import StageJob
@@ -274,6 +276,28 @@ def test_a_raw_folder_that_is_closed_to_us(tmp_path: Path) -> None:
         until(lambda: not (lab.status() or {})["degraded"])
         lab.wait_quiet()
         assert lab.files() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; CI runs this as a plain user too")
+def test_a_folder_below_raw_that_is_closed_to_us(tmp_path: Path) -> None:
+    """It is named with the reason, keeps nobody waiting, and what is in it comes as soon as it is opened."""
+    lab = Lab(tmp_path, watch=HINTS_ONLY)
+    closed = lab.raw / "private"
+    instrument.iv(1).write(closed / "one.csv")
+    closed.chmod(0)
+    try:
+        with lab.daemon():
+            instrument.iv(2, start=1757100000.0).write(lab.raw / "two.csv")
+            lab.wait_quiet()
+            assert lab.state_of("two.csv") == "segmented"
+            assert (lab.status() or {})["unlisted"] == {"private": "Permission denied"}
+            assert "private (Permission denied)" in report.status(lab.config, datetime.now(UTC)).health
+            closed.chmod(0o755)
+            lab.wait_quiet()
+            assert not (lab.status() or {})["unlisted"]
+            until(lambda: lab.state_of("private/one.csv") == "segmented")
+    finally:
+        closed.chmod(0o755)
 
 
 def test_held_open_and_continued(tmp_path: Path) -> None:
