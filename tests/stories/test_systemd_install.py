@@ -169,7 +169,7 @@ def test_folders_that_a_service_can_not_have_are_refused(lab: Service) -> None:
     lab.machine.sh("touch /srv/data/ofsomebody; chmod 755 /srv/data")
     for words, said in (
         (("--raw-root", "/srv/nowhere"), "does not exist"),
-        (("--raw-root", "/tmp/raw"), "temporary folder"),
+        (("--raw-root", "/tmp/raw"), "is emptied"),
         (("--raw-root", lab.raw, "--stage-root", lab.raw + "/stage"), "lies inside"),
         (("--raw-root", lab.raw, "--stage-root", "/srv/data"), "sudo chown -R nanolab:nanolab /srv/data"),
         ((), "--raw-root FOLDER"),
