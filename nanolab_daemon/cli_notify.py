@@ -29,8 +29,9 @@ _UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 @click.option("--snooze", type=click.Choice(KINDS), help="Tell nothing of this kind for a while.")
 @click.option("--for", "how_long", metavar="DURATION", help="How long to snooze: 30m, 2h, 7d; 0m ends it.")
 def notify(given: Given, is_test: bool, snooze: str | None, how_long: str | None) -> int:
-    """Send notices to the addresses in [notify] urls_file, as long as it runs.
+    """Tell people what they ought to know, by mail and the like.
 
+    Sends notices to the addresses in [notify] urls_file, as long as it runs.
     Tells of rejected, quarantined and incomplete measurements, of a daemon that is degraded, paused or silent, and
     when all is well again; each once.
     """
