@@ -117,7 +117,6 @@ class Backlog:
         self._thread = threading.Thread(target=self._walk, name="scan", daemon=True)
         self._jobs: Iterator[StageJob] = iter(())
         self._seen: set[bytes] = set()
-        self._failed: set[bytes] = set()
         self.unlisted: dict[bytes, str] = {}  # folders that could not be listed, and why
         self._missing: list[bytes] = []
         self._followed: set[bytes] = set()  # old names of files that have new ones
@@ -200,7 +199,6 @@ class Backlog:
                     f"The raw folder {os.fsdecode(self._root)} can't be listed: {listing.error.strerror}.",
                     advice="Is the share mounted? Has this user the right to read it?",
                 )
-            self._failed.add(listing.folder)
             self.unlisted[listing.folder] = listing.error.strerror or str(listing.error)
             self._tally.unreadable_folders += 1
             return
@@ -312,7 +310,7 @@ class Backlog:
         folders = [folder for folder in self._catalog.known_folders() if self._reach.holds(folder)]
         if not self._reach.changed_only:
             for folder in folders:
-                if folder not in self._seen and not any(_inside(folder, failed) for failed in self._failed):
+                if folder not in self._seen and not any(_inside(folder, failed) for failed in self.unlisted):
                     self._missing += self._catalog.known_in(folder)
         self._missing = [path for path in self._missing if self._is_missing(path)]
         if len(self._missing) > SHRINK_FILES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from nanolab_daemon import lock
@@ -18,11 +19,12 @@ AGAIN = "Start it again: it takes over what is published."
 
 
 class Belongings:
-    """What one engine has open in its state folder."""
+    """What one engine has open in its state folder. `commit` makes safe what the ledger speaks of, and commits it."""
 
-    def __init__(self, state: Path, catalog: Catalog) -> None:
+    def __init__(self, state: Path, catalog: Catalog, commit: Callable[[], None]) -> None:
         self._ledger, self._lock = state / FILE_NAME, state / lock.FILE_NAME
         self._catalog = catalog
+        self._commit = commit
         self._identities = {path: _identity(path) for path in (self._ledger, self._lock)}
 
     def check(self) -> None:
@@ -31,12 +33,13 @@ class Belongings:
             raise EngineError(f"The lock {self._lock} was deleted or replaced while it was held.", advice=AGAIN)
         there = _identity(self._ledger)
         if there == self._identities[self._ledger]:
-            if self._ledger.stat().st_size == 0:
+            if there is not None and os.stat(self._ledger).st_size == 0:  # noqa: PTH116
                 raise EngineError(f"The ledger {self._ledger} was emptied while it was in use.", advice=AGAIN)
             return
         if there is not None:
             raise EngineError(f"The ledger {self._ledger} was replaced while it was in use.", advice=AGAIN)
         try:
+            self._commit()
             self._catalog.write_anew(self._ledger)
         except (OSError, sqlite3.Error) as error:
             raise EngineError(

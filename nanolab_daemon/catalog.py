@@ -219,9 +219,8 @@ class Catalog:
     def write_anew(self, path: Path) -> None:
         """Write all of it to a place from which its file was deleted, and go on there.
 
-        No question to it may be half answered. OSError or sqlite3.Error: nothing has changed.
+        Nothing may be uncommitted, no question half answered. OSError or sqlite3.Error: it is of no more use.
         """
-        self.commit()
         new = path.with_name(f"{path.name}.new")
         new.unlink(missing_ok=True)
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as copy:
@@ -437,7 +436,7 @@ class Catalog:
 
         A file is path, size in bytes, rows, SHA-256. This is what `runs` gives, less all that costs time.
         """
-        query = "SELECT run_id, source, source_missing, stage_file, segment_files FROM runs ORDER BY stage_file"
+        query = "SELECT run_id, source, source_missing, stage_file, segment_files FROM runs"
         for run_id, source, missing, staged, segments in self._db.execute(query):
             yield run_id, source, bool(missing), json.loads(staged), json.loads(segments) if segments != "[]" else []
 

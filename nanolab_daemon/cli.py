@@ -218,9 +218,10 @@ def why(given: Given, file: str, as_json: bool) -> int:
 def rejects(given: Given, as_json: bool) -> int:
     """List the files that were refused, with the reasons."""
     from nanolab_daemon import cli_render, report
+    from nanolab_daemon.catalog import FILE_NAME
 
     config = given.load()
-    there = (config.paths.state / "ledger.sqlite").exists()
+    there = (config.paths.state / FILE_NAME).exists()
     cli_render.rejects(report.rejects(config), as_json=as_json, ledger_exists=there)
     return 0
 

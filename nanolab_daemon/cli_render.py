@@ -135,7 +135,7 @@ def _list(title: str, files: tuple[FileLine, ...]) -> None:
         table([(f"  {one.judged_at}", one.state, one.file, _first_line(one.reason)) for one in files])
 
 
-def rejects(groups: tuple[RejectGroup, ...], *, as_json: bool, ledger_exists: bool = True) -> None:
+def rejects(groups: tuple[RejectGroup, ...], *, as_json: bool, ledger_exists: bool) -> None:
     """Print what was refused, grouped by cause."""
     if as_json:
         say_json([asdict(group) for group in groups])

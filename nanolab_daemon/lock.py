@@ -29,8 +29,8 @@ class Holder:
 class Lock:
     """The lock on a state directory, held until `release` or the end of the process, however it comes."""
 
-    def __init__(self, state: Path, command: str) -> None:
-        self._path = state / FILE_NAME
+    def __init__(self, state: Path, command: str, name: str = FILE_NAME) -> None:
+        self._path = state / name
         self._command = command
         self._fd: int | None = None
 
@@ -49,8 +49,9 @@ class Lock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
+            who = _words(holder(self._path.parent, self._path.name))
             raise EngineError(
-                f"The state folder {self._path.parent} is in use by {_words(holder(self._path.parent))}.",
+                f"The state folder {self._path.parent} is in use by {who}.",
                 advice="Wait for it to end, or stop it.",
             ) from None
         self._fd = fd
@@ -90,10 +91,10 @@ class Lock:
         self.release()
 
 
-def holder(state: Path) -> Holder | None:
+def holder(state: Path, name: str = FILE_NAME) -> Holder | None:
     """Tell who holds the lock on a state directory now; None if nobody does."""
     try:
-        fd = os.open(state / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(state / name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -58,7 +58,8 @@ LONGEST_WAIT_S = 1.0
 USUAL = Rules(abandoned_after_s=math.inf, steady=True)
 """A header without rows waits without limit while the daemon runs."""
 
-RELOADABLE = ("watch.", "log.", "manifest.", "limits.", "lab.", "segments.", "procedures")
+RELOADABLE = ("watch.", "log.", "manifest.", "limits.", "lab.", "segments.", "procedures", "notify.")
+"""What a running daemon can take over; `notify.` is for another process, so a change of it keeps nothing back."""
 
 
 def run(config: Config, *, reload: Callable[[], Config], confine: bool = False) -> int:
@@ -124,7 +125,7 @@ class Daemon:
         self._scans = Scans(self._begin_pass, self._end_pass)
         self._lookout = Lookout(config, catalog, self._engine, self._follower, self._scans, self._wakeup.call)
         self._control = Control(config.paths.state, self._engine.selector, self._answer)
-        self._belongings = Belongings(config.paths.state, catalog)
+        self._belongings = Belongings(config.paths.state, catalog, self._engine.registrar.commit)
         self._page = Page(config)
         self._check_at = 0.0
         self._scanned_at = 0.0  # when a pass over everything last ended, in seconds since 1970; 0: never
@@ -350,7 +351,7 @@ class Daemon:
         old_values, new_values = self.config.values(), new.values()
         changed = [key for key in new_values if new_values[key] != old_values[key]]
         if new.procedures != self.config.procedures:
-            changed.append("procedures")
+            changed.append("procedures", "notify.")
         fixed = [key for key in changed if not key.startswith(RELOADABLE)]
         if fixed:
             self._log.error(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 MOST_EXAMPLES = 5
@@ -77,20 +78,25 @@ class Book:
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._heaps: dict[tuple[str, str], _Heap] = {}
         self._quiet_until: dict[tuple[str, str], float] = {}
-        self.snoozed: dict[str, float] = {}
+        self._snoozed: set[str] = set()
         if kept is not None:
             self._take(kept)
 
-    def look(self, now: float, conditions: Iterable[Condition], events: Iterable[Event]) -> list[Notice]:
-        """Take in what is seen now and give what is to be told now."""
+    def look(
+        self,
+        now: float,
+        conditions: Iterable[Condition],
+        events: Iterable[Event],
+        snoozed: Mapping[str, float] = MappingProxyType({}),
+    ) -> list[Notice]:
+        """Take in what is seen now and give what is to be told now.
+
+        `snoozed`: until when nothing is told of a kind, or of `all`. What still holds then is told afterwards.
+        """
         self._note_conditions(now, conditions)
         self._note_events(now, events)
-        self.snoozed = {kind: until for kind, until in self.snoozed.items() if until > now}
+        self._snoozed = {kind for kind, until in snoozed.items() if until > now}
         return [*self._begun(now), *self._over(now), *self._happened(now)]
-
-    def snooze(self, kind: str, until: float) -> None:
-        """Tell nothing of one kind, or of `all`, until then; what has begun and still holds is told afterwards."""
-        self.snoozed[kind] = until
 
     def as_dict(self) -> dict[str, Any]:
         """Give all of it as plain data for JSON."""
@@ -98,17 +104,15 @@ class Book:
             "standing": [[*key, asdict(value)] for key, value in self._standing.items()],
             "heaps": [[*key, asdict(value)] for key, value in self._heaps.items()],
             "quiet_until": [[*key, until] for key, until in self._quiet_until.items()],
-            "snoozed": self.snoozed,
         }
 
     def _take(self, kept: Mapping[str, Any]) -> None:
         self._standing = {(kind, subject): _Standing(**value) for kind, subject, value in kept["standing"]}
         self._heaps = {(kind, cause): _Heap(**value) for kind, cause, value in kept["heaps"]}
         self._quiet_until = {(kind, cause): float(until) for kind, cause, until in kept["quiet_until"]}
-        self.snoozed = {str(kind): float(until) for kind, until in kept["snoozed"].items()}
 
     def _is_snoozed(self, kind: str) -> bool:
-        return kind in self.snoozed or "all" in self.snoozed
+        return kind in self._snoozed or "all" in self._snoozed
 
     # -- what holds
 
@@ -194,7 +198,8 @@ def _sentence(words: str, advice: str) -> str:
     return f"{words} {advice}".rstrip()
 
 
-def _capital(words: str) -> str:
+def capital(words: str) -> str:
+    """Begin with a capital letter, and leave the rest."""
     return words[:1].upper() + words[1:]
 
 

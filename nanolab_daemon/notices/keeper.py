@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
+from nanolab_daemon.lock import Lock
 from nanolab_daemon.log import PATH, REASON, logger
 from nanolab_daemon.notices.book import Book, Rules
 from nanolab_daemon.notices.observe import Observer
@@ -30,8 +30,10 @@ class Keeper:
         self._state = config.paths.state
         self._clock = clock
         self._log = logger(__name__)
-        self._lock = _locked(self._state / LOCK_NAME)
+        self._lock = Lock(self._state, "notify", LOCK_NAME)
+        self._lock.acquire()
         kept = self._kept()
+        self._written: dict[str, Any] = {}
         rules = Rules(config.notify.gather_s, config.notify.repeat_s)
         silent_s = config.notify.silent_after_h * 3600
         self._book = Book(rules, kept.get("book"))
@@ -43,8 +45,8 @@ class Keeper:
     def look(self) -> None:
         """Look once, and send what is to be sent."""
         now = self._clock()
-        self._book.snoozed = read_snoozes(self._state)
-        notices = self._book.look(now, self._observer.conditions(now), self._observer.events())
+        seen = self._observer.conditions(now), self._observer.events()
+        notices = self._book.look(now, *seen, read_snoozes(self._state))
         self._post.put(now, notices)
         self._keep()
         self._post.work(now)
@@ -52,7 +54,7 @@ class Keeper:
 
     def close(self) -> None:
         """Let another one keep them."""
-        self._lock.close()
+        self._lock.release()
 
     def _kept(self) -> dict[str, Any]:
         path = self._state / FILE_NAME
@@ -69,7 +71,9 @@ class Keeper:
 
     def _keep(self) -> None:
         kept = {"since": self._observer.since, "book": self._book.as_dict(), "post": self._post.as_list()}
-        _replace(self._state / FILE_NAME, kept)
+        if kept != self._written:
+            _replace(self._state / FILE_NAME, kept)
+            self._written = kept
 
 
 def read_snoozes(state: Path) -> dict[str, float]:
@@ -97,22 +101,3 @@ def _replace(path: Path, what: object) -> None:
     temp = path.with_name(f".{path.name}.{os.getpid()}")
     temp.write_text(json.dumps(what))
     temp.replace(path)
-
-
-def _locked(path: Path) -> IO[str]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise EngineError(
-            f"The state folder {path.parent} can't be written: {error.strerror}.",
-            advice="Use the daemon's user, or sudo.",
-        ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise EngineError(
-            f"Another `nanolab-daemon notify` is at work for {path.parent}.", advice="One is enough: stop the other."
-        ) from None
-    return file

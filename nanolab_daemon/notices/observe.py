@@ -12,7 +12,7 @@ from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.errors import QUARANTINE, EngineError
 from nanolab_daemon.model import FileState
 from nanolab_daemon.names import shown_path
-from nanolab_daemon.notices.book import Condition, Event
+from nanolab_daemon.notices.book import Condition, Event, capital
 
 DEAF_AFTER_S = 60.0
 """A busy daemon answers late; one that has not answered for so long is in trouble."""
@@ -44,7 +44,7 @@ class Observer:
         if status.get("degraded"):
             found.append(Condition("degraded", "raw", str(status["degraded"])))
         if status.get("paused"):
-            found.append(Condition("paused", "machine", _sentence(status["paused"])))
+            found.append(Condition("paused", "machine", capital(str(status["paused"]))))
         found += [
             Condition("degraded", name, f"{name} can't be reached: {place['frozen']}.", "The work goes on elsewhere.")
             for name, place in dict(status.get("places") or {}).items()
@@ -112,8 +112,3 @@ def _mark(ledger: Path) -> object:
         else:
             marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
     return marks
-
-
-def _sentence(text: object) -> str:
-    words = str(text)
-    return words[:1].upper() + words[1:]

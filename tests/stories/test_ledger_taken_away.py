@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_deleted_ledger_is_written_anew(tmp_path: Path, rest: str) -> None:
     assert_converged(lab)
 
 
-@pytest.mark.parametrize("what", ["ledger replaced", "lock deleted", "state folder deleted"])
+@pytest.mark.parametrize("what", ["ledger replaced", "ledger emptied", "lock deleted", "state folder deleted"])
 def test_what_can_not_be_put_right_ends_the_daemon(tmp_path: Path, what: str) -> None:
     """It says what happened and ends as failed; the next one takes over what is published."""
     lab = Lab(tmp_path)
@@ -62,6 +63,8 @@ def test_what_can_not_be_put_right_ends_the_daemon(tmp_path: Path, what: str) ->
     if what == "ledger replaced":
         shutil.copy(lab.state / FILE_NAME, tmp_path / "copy")
         (tmp_path / "copy").replace(lab.state / FILE_NAME)
+    elif what == "ledger emptied":
+        os.truncate(lab.state / FILE_NAME, 0)
     elif what == "lock deleted":
         (lab.state / "lock").unlink()
     else:

@@ -191,8 +191,19 @@ def test_one_is_enough(tmp_path: Path, receiver: Receiver) -> None:
     with lab.process(), telling(lab) as first:
         done = notify(lab)
         assert done.returncode == 1
-        assert "Another `nanolab-daemon notify` is at work" in done.stderr
+        assert "is in use by `nanolab-daemon notify`, process" in done.stderr
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         with telling(lab) as second:
             assert second.poll() is None
+
+
+def test_other_notices_do_not_keep_a_reload_back(tmp_path: Path) -> None:
+    """The daemon, which does not send them, takes over what else has changed."""
+    lab = Lab(tmp_path)
+    with lab.process() as daemon:
+        lab.config = replace(lab.config, notify=Notify(gather_s=5.0), watch=replace(lab.config.watch, settle_s=0.3))
+        (lab.home / "config.toml").write_text(toml(lab.config))
+        daemon.send_signal(signal.SIGHUP)
+        until(lambda: "configuration taken over" in (lab.home / "daemon.log").read_text())
+    assert "watch.settle_s" in (lab.home / "daemon.log").read_text()

@@ -54,7 +54,7 @@ def test_it_is_made_again(tmp_path: Path, harm: Callable[[Lab], None], how: str)
     assert_converged(lab)
 
 
-def test_most_of_them_gone_is_told_and_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_most_of_them_gone_is_told_and_left_alone(tmp_path: Path) -> None:
     """Another disk in the place of the right one is not filled with everything."""
     lab = lab_of(tmp_path, 25)
     _everything(lab)

@@ -84,12 +84,11 @@ def test_what_comes_and_goes_is_one_condition() -> None:
 
 def test_what_is_snoozed_waits() -> None:
     book = Book(RULES)
-    book.snooze("rejected", 1000.0)
-    book.look(0.0, [GONE], [refused(1)])
-    assert titles(book.look(40.0, [GONE], [])) == ["Degraded: pc1 can't be reached."]
-    assert titles(book.look(1001.0, [GONE], [])) == ["Rejected (bad_rows): 1 file"]
-    book.snooze("all", 5000.0)
-    assert not book.look(4999.0, [GONE], [refused(2)])
+    snoozed = {"rejected": 1000.0}
+    book.look(0.0, [GONE], [refused(1)], snoozed)
+    assert titles(book.look(40.0, [GONE], [], snoozed)) == ["Degraded: pc1 can't be reached."]
+    assert titles(book.look(1001.0, [GONE], [], snoozed)) == ["Rejected (bad_rows): 1 file"]
+    assert not book.look(4999.0, [GONE], [refused(2)], {"all": 5000.0})
 
 
 @given(
