@@ -351,7 +351,7 @@ class Daemon:
         old_values, new_values = self.config.values(), new.values()
         changed = [key for key in new_values if new_values[key] != old_values[key]]
         if new.procedures != self.config.procedures:
-            changed.append("procedures", "notify.")
+            changed.append("procedures")
         fixed = [key for key in changed if not key.startswith(RELOADABLE)]
         if fixed:
             self._log.error(
