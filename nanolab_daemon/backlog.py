@@ -119,6 +119,7 @@ class Backlog:
         self._seen: set[bytes] = set()
         self.unlisted: dict[bytes, str] = {}  # folders that could not be listed, and why
         self._missing: list[bytes] = []
+        self._written: set[bytes] = set()  # what the ledger was told of since the walk began
         self._followed: set[bytes] = set()  # old names of files that have new ones
         self.shrunk = (0, 0)  # how many of how many known files are gone, if that is too many to be believed
         self.trouble: OSError | None = None  # why not even the first folder could be listed
@@ -129,14 +130,21 @@ class Backlog:
 
     def start(self) -> None:
         """Begin to walk."""
+        if self._catalog is not None:
+            self._written = self._catalog.note_written()
         self._thread.start()
 
     def stop(self) -> None:
         """End the walk; nothing is concluded from what it has not seen."""
         self._stopped = True
-        self.finished = True
+        self._finish()
         if self._thread.is_alive():
             self._thread.join(STOP_S)  # one that a dead share holds is left to itself: it has no effect any more
+
+    def _finish(self) -> None:
+        self.finished = True
+        if self._catalog is not None:
+            self._catalog.forget_written(self._written)
 
     def _walk(self) -> None:
         try:
@@ -175,7 +183,7 @@ class Backlog:
                 yield job
                 continue
             if self._ended:
-                self.finished = True
+                self._finish()
                 self._wake()  # whoever owns the pass need not wait for something else to happen
                 return
             try:
@@ -326,7 +334,12 @@ class Backlog:
                 self._act(self._registrar.vanished(path))
 
     def _is_missing(self, path: bytes) -> bool:
-        """Tell whether a known file that was not met is gone, and not followed to a new name meanwhile."""
+        """Tell whether a known file that was not met is gone, and not followed to a new name meanwhile.
+
+        Of one that was recorded since its folder was listed that can't be told; the next pass tells.
+        """
         assert self._catalog is not None
+        if path in self._followed or path in self._written:
+            return False
         record = self._catalog.file(path)
-        return record is not None and record.present and path not in self._followed
+        return record is not None and record.present

@@ -156,6 +156,7 @@ class Catalog:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._changes: list[tuple[str, Any]] = []  # since the last commit, to be made again if it fails
+        self._noted: list[set[bytes]] = []  # each asked for by `note_written`
         self._settled: dict[bytes, int] = {}  # folder → the listing of which nothing is left to be done
         self.manifest_stale = False  # runs have changed; whoever has the manifest written resets it
         self.ledger_id: str = connection.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()[0]
@@ -400,7 +401,18 @@ class Catalog:
             self._runs_changed()
         self._write_file(path, "UPDATE files SET present = 0 WHERE path = ?", (path,))
 
+    def note_written(self) -> set[bytes]:
+        """Give a set to which every file is added that is written about from now on, until `forget_written`."""
+        self._noted.append(set())
+        return self._noted[-1]
+
+    def forget_written(self, noted: set[bytes]) -> None:
+        """Add to a set no more. A second call does nothing."""
+        self._noted = [one for one in self._noted if one is not noted]
+
     def _write_file(self, path: bytes, statement: str, values: tuple[object, ...]) -> None:
+        for noted in self._noted:
+            noted.add(path)
         self._settled.pop(os.path.dirname(path), None)
         self._write(statement, values)
 

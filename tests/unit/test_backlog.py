@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,8 @@ class Passes:
         }
         self.catalog.put_file(FileRecord(**{**values, **changes}))
 
-    def run(self, **rules: Any) -> dict[str, StageJob]:
-        """Make one pass; give what it offers."""
+    def run(self, meanwhile: Callable[[], None] | None = None, **rules: Any) -> dict[str, StageJob]:
+        """Make one pass; give what it offers. `meanwhile` happens once all folders are listed, and none compared."""
         self.tally = Tally()
         backlog = Backlog(
             self.raw,
@@ -70,6 +70,10 @@ class Passes:
             registrar=self.registrar,
         )
         backlog.start()
+        if meanwhile is not None:
+            backlog._thread.join(20)
+            assert not backlog._thread.is_alive()
+            meanwhile()
         offered: list[StageJob] = []
         try:
             while not backlog.finished:
@@ -280,3 +284,34 @@ def test_what_a_pass_remembers_hides_nothing(steps: list[tuple[str, str]]) -> No
             assert set(passes.run()) == offered
             assert (passes.tally.found, passes.tally.known) == counted
             assert {n: passes.state(n) for _, n in steps} == state
+
+
+@given(
+    before=st.sets(st.sampled_from(["a.csv", "b.csv", "d/a.csv", "d/b.csv"])),
+    gone=st.sets(st.sampled_from(["a.csv", "b.csv", "d/a.csv", "d/b.csv"])),
+    arriving=st.sets(st.sampled_from(["c.csv", "d/c.csv", "e/c.csv", "e/f/c.csv", "a.csv"])),
+)
+@settings(max_examples=40)
+def test_what_is_recorded_while_a_pass_runs_is_not_gone(before: set[str], gone: set[str], arriving: set[str]) -> None:
+    """A folder is listed at one moment and compared at another; only what was known and not there has vanished."""
+    with (
+        tempfile.TemporaryDirectory() as home,
+        closing(Catalog.open(Path(home) / "state" / "ledger.sqlite")) as catalog,
+    ):
+        passes = Passes(Path(home), catalog)
+        for name in before:
+            passes.write(name)
+            passes.know(name)
+        for name in before & gone:
+            (passes.raw / name).unlink()
+
+        def meanwhile() -> None:
+            for name in arriving:
+                passes.write(name)
+                passes.know(name)
+
+        passes.run(meanwhile)
+        assert {name for name in before | arriving if passes.state(name) is None} == (before & gone) - arriving
+        assert passes.tally.missing == len((before & gone) - arriving)
+        passes.run()  # what it could not tell, the next one can
+        assert {name for name in before | arriving if passes.state(name) is None} == (before & gone) - arriving
