@@ -9,11 +9,13 @@ usage() {
 ./go demo [ARGUMENTS]   watch a simulated instrument being processed      (nanolab-daemon demo)
 ./go test [ARGUMENTS]   run the tests                                     (pytest)
 ./go lint               run the linters and the type checker
+./go docs [--to FOLDER] build the documentation as a site               (build/docs/site)
 ./go run COMMAND ...    run any command of nanolab-daemon
 ./go setup              set up .venv and stop
 ./go lock               refresh requirements/*.txt from pyproject.toml
 
-The first use downloads what the lock files name into .venv: about 125 MB, and 70 MB more for the tests.
+The first use downloads what the lock files name into .venv: about 125 MB, 70 MB more for the tests, and 60 MB more for
+the documentation.
 PYTHON=/path/to/python3 chooses the interpreter.
 END
 }
@@ -96,7 +98,8 @@ pip_install() {
     "$python" -m pip install --quiet "$@" || die "The set-up failed: see above. Run the command again to go on."
 }
 
-# Makes .venv hold what requirements/$1.txt names. The stamp is written last, so whatever was interrupted starts anew.
+# Makes .venv hold what requirements/$1.txt names, and $2.txt if it is given. Each stamp is written last, so whatever was
+# interrupted starts anew.
 set_up() {
     stamp=$venv/.go-stamp
     if [ ! -e "$stamp" ] && [ -n "$(ls -A -- "$venv" 2>/dev/null)" ]; then
@@ -130,6 +133,16 @@ except OSError:
         pip_install --no-deps --no-build-isolation --no-index -e "$here"
         printf '%s\n' "$wanted" >"$stamp"
     fi
+    if [ -n "${2:-}" ]; then # on top: its lock file agrees with the other ones
+        stamp=$venv/.go-stamp-$2
+        wanted=$(recipe "$2")
+        if [ "$(cat -- "$stamp" 2>/dev/null || :)" != "$wanted" ]; then
+            say "Adding what requirements/$2.txt names ..."
+            # Most of it is never imported, so it is not compiled beforehand.
+            pip_install --no-compile --only-binary :all: --require-hashes -r "$here/requirements/$2.txt"
+            printf '%s\n' "$wanted" >"$stamp"
+        fi
+    fi
     exec 9<&-
 }
 
@@ -161,6 +174,7 @@ lock() {
     }
     compile -o requirements/run.txt
     compile --group dev -c requirements/run.txt -o requirements/test.txt
+    compile --group docs -c requirements/run.txt -c requirements/test.txt -o requirements/docs.txt
     # Its sdist tells its name only where libsystemd-dev and pkg-config are.
     compile --extra systemd -c requirements/run.txt -o requirements/systemd.txt
 }
@@ -184,6 +198,10 @@ case $command in
     lint)
         set_up test
         lint
+        ;;
+    docs)
+        set_up test docs
+        PYTHONPATH=$here/docs exec "$python" -m making "$@"
         ;;
     setup) set_up test ;;
     lock) lock ;;

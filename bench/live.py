@@ -22,12 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import archive
 import instrument
 from lab import Lab, until
 
@@ -54,19 +54,6 @@ def pss_mib(pid: int) -> float:
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def archive(raw: Path, files: int) -> None:
-    """Write an archive of small sweeps, each a measurement of its own, quiet since long ago."""
-    template = instrument.iv(1)
-    old = time.time() - 40 * 86400
-    for number in range(files):
-        folder = raw / f"day-{number // 160:04d}"
-        if number % 160 == 0:
-            folder.mkdir(parents=True)
-        path = folder / f"IV_{number}.csv"
-        path.write_bytes(replace(template, start_time=f"{1700000000 + number}.25").data())
-        os.utime(path, (old, old))
 
 
 def rename_of(path: Path) -> float:
@@ -153,7 +140,7 @@ def main() -> None:
     with folder(args.keep) as home:
         lab = Lab(home, watch=Watch(), workers=2)
         if not any(lab.raw.iterdir()):
-            archive(lab.raw, args.files)
+            archive.make(lab.raw, args.files, tiny=True)
         began = time.monotonic()
         daemon = lab.spawn()
         try:
@@ -161,7 +148,10 @@ def main() -> None:
             until(lambda: len(lab.files()) >= args.files and (lab.status() or {})["idle"], 3600)
             print(f"archive of {args.files:,} taken in after {time.monotonic() - began:.1f} s", flush=True)
             lab.wait_quiet(600)
-            rest(lab, daemon, args.idle_s)
+            share, parent, others, scan_s = rest(lab, daemon, args.idle_s)
+            print(f"at rest for {args.idle_s:.0f} s: {share:.2f} % of one core, all processes", flush=True)
+            print(f"memory (PSS): parent {parent:.0f} MiB, others {', '.join(f'{one:.0f}' for one in others)} MiB")
+            print(f"one full scan, CPU: {scan_s:.3f} s (the asking included)", flush=True)
             bare = bare_cost_ms(lab)
             print(f"bare cost of staging and cutting one sweep, durably: {bare:.1f} ms", flush=True)
             print(f"close to last segment, at rest:       {spread(latencies(lab, args.measurements, 1))}", flush=True)
@@ -176,22 +166,25 @@ def main() -> None:
                 daemon.wait(30)
 
 
-def rest(lab: Lab, daemon: subprocess.Popen[bytes], idle_s: float) -> None:
+def rest(lab: Lab, daemon: subprocess.Popen[bytes], idle_s: float) -> tuple[float, float, list[float], float]:
+    """Leave the daemon alone; give per cent of one core, MiB of it and of each child, CPU seconds of a full scan."""
+    workers = [-1.0]
+    while workers[-4:] != workers[-1:] * 4:  # they import what they will need, which is no rest
+        time.sleep(1)
+        workers.append(sum(map(cpu_s, children(daemon.pid))))
     pids = [daemon.pid, *children(daemon.pid)]
     before, began = {pid: cpu_s(pid) for pid in pids}, time.monotonic()
     time.sleep(idle_s)
     seconds = time.monotonic() - began
     used = {pid: cpu_s(pid) - before[pid] for pid in pids}
     share = 100 * sum(used.values()) / seconds
-    print(f"at rest for {seconds:.0f} s: {share:.2f} % of one core, all processes", flush=True)
-    print("memory (PSS): parent", f"{pss_mib(daemon.pid):.0f} MiB, others", end=" ")
-    print(", ".join(f"{pss_mib(pid):.0f}" for pid in children(daemon.pid)), "MiB", flush=True)
+    parent, others = pss_mib(daemon.pid), [pss_mib(pid) for pid in children(daemon.pid)]
     cost = []
     for _ in range(3):
         start = cpu_s(daemon.pid)
         lab.wait_quiet(600)
         cost.append(cpu_s(daemon.pid) - start)
-    print(f"one full scan, CPU: {statistics.median(cost):.3f} s (the asking included)", flush=True)
+    return share, parent, others, statistics.median(cost)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nanolab_daemon import remedy
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import UsageError
@@ -71,7 +72,8 @@ def became(config: Config, jobs: tuple[StageJob, ...]) -> tuple[Became, ...]:
             if record is None or not record.present:
                 found.append(Became(shown_path(job.path), "gone", "It has vanished.", ""))
             else:
-                advice = record.rejection.advice if record.rejection else ""
+                refused = record.rejection
+                advice = remedy.of_rejection(refused.cause, refused.advice) if refused else ""
                 found.append(Became(shown_path(job.path), str(record.state), record.reason, advice))
     finally:
         if catalog is not None:

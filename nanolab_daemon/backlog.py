@@ -119,7 +119,7 @@ class Backlog:
         self._seen: set[bytes] = set()
         self.unlisted: dict[bytes, str] = {}  # folders that could not be listed, and why
         self._missing: list[bytes] = []
-        self._written: set[bytes] = set()  # what the ledger was told of since the walk began
+        self._met: set[bytes] = set()  # what the ledger was told of since the walk began
         self._followed: set[bytes] = set()  # old names of files that have new ones
         self.shrunk = (0, 0)  # how many of how many known files are gone, if that is too many to be believed
         self.trouble: OSError | None = None  # why not even the first folder could be listed
@@ -131,7 +131,7 @@ class Backlog:
     def start(self) -> None:
         """Begin to walk."""
         if self._catalog is not None:
-            self._written = self._catalog.note_written()
+            self._met = self._catalog.note_met()
         self._thread.start()
 
     def stop(self) -> None:
@@ -144,7 +144,7 @@ class Backlog:
     def _finish(self) -> None:
         self.finished = True
         if self._catalog is not None:
-            self._catalog.forget_written(self._written)
+            self._catalog.forget_met(self._met)
 
     def _walk(self) -> None:
         try:
@@ -339,7 +339,7 @@ class Backlog:
         Of one that was recorded since its folder was listed that can't be told; the next pass tells.
         """
         assert self._catalog is not None
-        if path in self._followed or path in self._written:
+        if path in self._followed or path in self._met:
             return False
         record = self._catalog.file(path)
         return record is not None and record.present

@@ -83,7 +83,7 @@ def run(
         backlog: Backlog | None = None
         try:
             engine.selector.register(wakeup, 1)
-            engine.start()
+            engine.start(warm=False)
             if jobs is not None:
                 for job in jobs:
                     engine.offer(job)
@@ -119,7 +119,9 @@ def _scan(engine: Engine, rules: Rules, wakeup: Wakeup) -> Backlog:
     known = [] if rules.accept_missing else catalog.places()
     places = survey_for_a_pass(config.paths.raw, config.watch.mode, known)
     engine.adopt_places(places.values())
-    catalog.set_places((place.path, place.point, place.kind) for place in places.values())
+    here = [(place.path, place.point, place.kind) for place in places.values()]
+    if sorted(here) != sorted(catalog.places()):
+        catalog.set_places(here)
     gone = frozenset(place.path for place in places.values() if place.gone)
     engine.tally.frozen = sorted(shown_path(path) for path in gone)
     return Backlog(

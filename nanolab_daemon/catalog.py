@@ -7,18 +7,22 @@ what they speak of is safely on the disk.
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
 import os
+import pwd
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from nanolab_daemon import publish
 from nanolab_daemon.catalog_schema import STEPS, migrate, version_of
 from nanolab_daemon.errors import EngineError, RejectCause
+from nanolab_daemon.kept import Kept
 from nanolab_daemon.model import (
     BEYOND_END,
     Completeness,
@@ -32,7 +36,11 @@ from nanolab_daemon.model import (
 )
 
 FILE_NAME = "ledger.sqlite"
-_STATES = {str(state): state for state in FileState}  # quicker than the enum, which a scan asks for each file
+# Quicker than the enums, which are asked for each file and each run.
+_STATES = {str(state): state for state in FileState}
+_ORIGINS = {str(origin): origin for origin in DateOrigin}
+MOST_KEPT = 2048
+"""Of the records that an engine has just read or written, so many files and so many runs are kept at hand."""
 HAS_RUN = frozenset({FileState.STAGED, FileState.SEGMENTED, FileState.DUPLICATE, FileState.SUPERSEDED})
 """States of a file whose bytes hold a run."""
 
@@ -85,12 +93,20 @@ class RunRecord:
     @property
     def folder(self) -> str:
         """The folder of the run relative to the stage root, which its segments' folder repeats."""
-        return self.stage_file.path.rpartition("/")[0]
+        return _folder(self.stage_file.path)
 
     @property
     def segments_folder(self) -> str:
         """The folder of the run's segments relative to the output root."""
-        return f"{self.facts.proc.lower()}_segments/{self.folder}"
+        return _segments_folder(self.facts.proc, self.folder)
+
+
+def _folder(stage_path: str) -> str:
+    return stage_path.rpartition("/")[0]
+
+
+def _segments_folder(proc: str, folder: str) -> str:
+    return f"{proc.lower()}_segments/{folder}"
 
 
 class Agreement(NamedTuple):
@@ -117,7 +133,8 @@ REBUILD = (
 )
 
 
-def _remedy(error: Exception) -> str:
+def remedy(error: Exception) -> str:
+    """Tell what to do about a ledger that can't be used."""
     code = getattr(error, "sqlite_errorcode", None)
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) or not isinstance(
         error, sqlite3.OperationalError | OSError
@@ -128,7 +145,21 @@ def _remedy(error: Exception) -> str:
 
 def unusable(error: Exception, path: Path, verb: str) -> EngineError:
     """Tell that the ledger can't be used, and what to do."""
-    return EngineError(f"The ledger {path} can't be {verb}: {error}.", advice=_remedy(error))
+    return EngineError(f"The ledger {path} can't be {verb}: {error}.", advice=remedy(error))
+
+
+def _barred(folder: Path) -> EngineError:
+    """Tell that this user may not look into the state folder, and who may."""
+    advice = "Use sudo."
+    with contextlib.suppress(OSError, KeyError):  # a folder on the way to it is closed too, or a number has no name
+        found = folder.stat()
+        user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(found.st_gid).gr_name
+        if found.st_mode & stat.S_IRGRP and found.st_mode & stat.S_IXGRP and found.st_gid != 0:
+            advice = (
+                f"Use sudo, or become a member of its group: sudo usermod --append --groups {group} {user},"
+                " from the next login on."
+            )
+    return EngineError(f"This user may not read the state folder {folder}.", advice=advice)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -156,7 +187,13 @@ class Catalog:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._changes: list[tuple[str, Any]] = []  # since the last commit, to be made again if it fails
-        self._noted: list[set[bytes]] = []  # each asked for by `note_written`
+        self._noted: list[set[bytes]] = []  # each asked for by `note_met`
+        # What the one connection that writes has last read or written: an engine asks for the same run some eight
+        # times, from the answer to its file to that to its segments.
+        self._keeps = False
+        self._kept_files: Kept[bytes, FileRecord | None] = Kept(MOST_KEPT)
+        self._kept_runs: Kept[str, RunRecord | None] = Kept(MOST_KEPT)
+        self._holding: tuple[str, list[FileRecord]] | None = None  # what `holding` was asked last, and its answer
         self._settled: dict[bytes, int] = {}  # folder → the listing of which nothing is left to be done
         self.manifest_stale = False  # runs have changed; whoever has the manifest written resets it
         self.ledger_id: str = connection.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()[0]
@@ -166,17 +203,31 @@ class Catalog:
         """Open the ledger for writing; make it or bring it to the newest version. The caller holds the lock."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return cls(_opened(path))
+            catalog = cls(_opened(path))
         except (sqlite3.DatabaseError, OSError) as error:
             raise unusable(error, path, "opened") from error
+        catalog._keeps = True
+        return catalog
 
     @classmethod
     def open_to_read(cls, path: Path) -> Self | None:
         """Open the ledger beside its writer, and leave no trace in its folder; None where there is none yet.
 
-        One that its writer is only just making is none yet.
+        One that its writer is only just making is none yet. EngineError where this user may not read it.
         """
-        if not path.exists():
+        # Looked at and never opened: a close would take the locks away that SQLite holds on it in this process.
+        try:
+            path.stat()
+            if not os.access(path, os.R_OK, effective_ids=True):
+                raise _barred(path.parent)
+        except PermissionError as error:
+            raise _barred(path.parent) from error
+        except NotADirectoryError as error:
+            raise EngineError(
+                f"The state folder {path.parent} is no folder: a file is in its place.",
+                advice="Name another in paths.state or with --state-dir, or move that file away.",
+            ) from error
+        except FileNotFoundError:
             return None
         # A writer keeps its journal beside the ledger. Without one nobody writes, and SQLite is told so: else it
         # would make that journal itself, in a folder in which the reader may have no right to.
@@ -257,6 +308,7 @@ class Catalog:
     def rollback(self) -> None:
         """Forget all changes since the last commit."""
         self._changes.clear()
+        self._forget_kept()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
@@ -272,7 +324,13 @@ class Catalog:
             self._repeat(self._changes)
             raise
 
+    def _forget_kept(self) -> None:
+        self._holding = None
+        self._kept_files.clear()
+        self._kept_runs.clear()
+
     def _repeat(self, changes: list[tuple[str, Any]]) -> None:
+        self._forget_kept()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         if changes:
@@ -290,13 +348,26 @@ class Catalog:
 
     def file(self, path: bytes) -> FileRecord | None:
         """Give what is known of one raw file."""
+        if path in self._kept_files:
+            return self._kept_files[path]
         row = self._db.execute(f"SELECT {_FILE} FROM files WHERE path = ?", (path,)).fetchone()
-        return None if row is None else _file(row)
+        record = None if row is None else _file(row)
+        self._keep_file(path, record)
+        return record
+
+    def _keep_file(self, path: bytes, record: FileRecord | None) -> None:
+        if self._keeps:
+            self._kept_files[path] = record
 
     def files(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[FileRecord]:
         """Give the raw files that an SQL condition selects, in the order of their paths."""
         for row in self._db.execute(f"SELECT {_FILE} FROM files WHERE {where} ORDER BY path", values):
             yield _file(row)
+
+    def paths(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[bytes]:
+        """Give the paths of the raw files that an SQL condition selects; it may end with an order and a limit."""
+        for (path,) in self._db.execute(f"SELECT path FROM files WHERE {where}", values):
+            yield path
 
     def known_in(self, folder: bytes) -> dict[bytes, tuple[Fingerprint, FileState]]:
         """Give the present files directly in one folder, with what tells whether they have changed."""
@@ -332,7 +403,12 @@ class Catalog:
 
     def holding(self, run_id: str) -> list[FileRecord]:
         """Give the present files whose bytes hold this run, in the order of their paths."""
-        return list(self.files("run_id = ? AND present", (run_id,)))
+        if self._holding is None or self._holding[0] != run_id:
+            found = list(self.files("run_id = ? AND present", (run_id,)))
+            if not self._keeps:
+                return found
+            self._holding = run_id, found
+        return list(self._holding[1])
 
     def put_file(self, record: FileRecord) -> None:
         """Record a file whole, over what was known of its path."""
@@ -340,6 +416,7 @@ class Catalog:
         refused = record.rejection
         if record.run_id is not None or self._holds_run(record.path):
             self._runs_changed()
+        self._met(record.path)
         self._write_file(
             record.path,
             f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * 24)})",
@@ -367,15 +444,21 @@ class Catalog:
                 record.terms,
             ),
         )
+        if refused is None:  # of a refusal the table holds one reason, for the verdict and for its words
+            self._keep_file(record.path, record)
 
     def set_state(self, path: bytes, state: FileState, reason: str) -> None:
         """Change a file's verdict where the file itself has not changed."""
+        known = self._kept_files.get(path)
         self._write_file(path, "UPDATE files SET state = ?, reason = ? WHERE path = ?", (state, reason, path))
+        if known is not None and known.rejection is None:
+            self._keep_file(path, replace(known, state=state, reason=reason))
 
     def set_fingerprint(self, path: bytes, fingerprint: Fingerprint) -> None:
         """Note that the same bytes were found under another fingerprint."""
         if self._holds_run(path, present=False):
             self._runs_changed()
+        self._met(path)
         self._write_file(
             path,
             "UPDATE files SET size_bytes = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, present = 1 WHERE path = ?",
@@ -389,6 +472,8 @@ class Catalog:
     def outdate(self, proc: str | None, terms: str | None, fingerprint: Fingerprint) -> int:
         """Give all that was judged on some terms a fingerprint by which it is judged anew; tell how many."""
         self._settled.clear()
+        self._kept_files.clear()
+        self._holding = None
         return self._write(
             f"UPDATE files SET size_bytes = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE {_JUDGED}"
             " AND proc IS ? AND terms IS ?",
@@ -401,19 +486,26 @@ class Catalog:
             self._runs_changed()
         self._write_file(path, "UPDATE files SET present = 0 WHERE path = ?", (path,))
 
-    def note_written(self) -> set[bytes]:
-        """Give a set to which every file is added that is written about from now on, until `forget_written`."""
+    def note_met(self) -> set[bytes]:
+        """Give a set to which every file is added that is recorded as there from now on, until `forget_met`.
+
+        A verdict that changes with what other files hold says nothing of whether the file is there.
+        """
         self._noted.append(set())
         return self._noted[-1]
 
-    def forget_written(self, noted: set[bytes]) -> None:
+    def forget_met(self, noted: set[bytes]) -> None:
         """Add to a set no more. A second call does nothing."""
         self._noted = [one for one in self._noted if one is not noted]
 
-    def _write_file(self, path: bytes, statement: str, values: tuple[object, ...]) -> None:
+    def _met(self, path: bytes) -> None:
         for noted in self._noted:
             noted.add(path)
+
+    def _write_file(self, path: bytes, statement: str, values: tuple[object, ...]) -> None:
         self._settled.pop(os.path.dirname(path), None)
+        self._kept_files.pop(path, None)
+        self._holding = None
         self._write(statement, values)
 
     def _holds_run(self, path: bytes, *, present: bool = True) -> bool:
@@ -427,6 +519,7 @@ class Catalog:
         assert record is not None
         self._write_file(old, "DELETE FROM files WHERE path = ?", (old,))
         self.put_file(replace(record, path=new, fingerprint=fingerprint))
+        self._kept_runs.clear()
         if self._write("UPDATE runs SET source = ? WHERE source = ?", (new, old)):
             self._runs_changed()
 
@@ -434,14 +527,31 @@ class Catalog:
 
     def run(self, run_id: str) -> RunRecord | None:
         """Give what is known of one published run."""
+        if run_id in self._kept_runs:
+            return self._kept_runs[run_id]
         row = self._db.execute(f"SELECT {_RUN} FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-        return None if row is None else _run(row)
+        run = None if row is None else _run(row)
+        self._keep_run(run_id, run)
+        return run
+
+    def _keep_run(self, run_id: str, run: RunRecord | None) -> None:
+        if self._keeps:
+            self._kept_runs[run_id] = run
+
+    def _write_run(self, run_id: str, statement: str, values: tuple[object, ...]) -> None:
+        self._kept_runs.pop(run_id, None)
+        self._runs_changed()
+        self._write(statement, values)
 
     def runs(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[RunRecord]:
         """Give the runs that an SQL condition selects, in the order of their start."""
         query = f"SELECT {_RUN} FROM runs WHERE {where} ORDER BY start_us, run_id"
         for row in self._db.execute(query, values):
             yield _run(row)
+
+    def run_ids(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[tuple[str, str, str, bytes]]:
+        """Give run, procedure, date and source of the runs that an SQL condition selects; as `paths` takes it."""
+        yield from self._db.execute(f"SELECT run_id, proc, date, source FROM runs WHERE {where}", values)
 
     def outputs(self) -> Iterator[tuple[str, bytes, bool, list[Any], list[list[Any]]]]:
         """Give of each run its id, source, whether that has vanished, its staged file and its segments' files.
@@ -452,6 +562,17 @@ class Catalog:
         for run_id, source, missing, staged, segments in self._db.execute(query):
             yield run_id, source, bool(missing), json.loads(staged), json.loads(segments) if segments != "[]" else []
 
+    def folders(self, run_id: str) -> tuple[str, ...]:
+        """Give the folders in which a run is published, relative to stage and output root; none if unknown."""
+        run = self._kept_runs.get(run_id)
+        if run is not None:
+            return run.folder, run.segments_folder
+        row = self._db.execute("SELECT proc, stage_file FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            return ()
+        folder = _folder(json.loads(row[1])[0])
+        return folder, _segments_folder(row[0], folder)
+
     def pending_runs(self) -> list[str]:
         """Give the runs whose second stage is not done, as ids."""
         return [row[0] for row in self._db.execute("SELECT run_id FROM runs WHERE segmentation = 'pending'")]
@@ -459,8 +580,8 @@ class Catalog:
     def put_run(self, run: RunRecord) -> None:
         """Record a run whole, over what was known of it."""
         facts, end = run.facts, run.facts.completeness
-        self._runs_changed()
-        self._write(
+        self._write_run(
+            facts.run_id,
             f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * 32)})",
             (
                 facts.run_id,
@@ -487,40 +608,44 @@ class Catalog:
                 facts.laser_voltage_V,
                 json.dumps(facts.parameters),
                 run.version,
-                json.dumps(astuple(run.stage_file)),
+                json.dumps(_plain(run.stage_file)),
                 run.staged_at,
                 run.segmentation,
-                json.dumps([astuple(file) for file in run.segment_files]),
+                json.dumps([_plain(file) for file in run.segment_files]),
                 run.rows_outside,
                 run.segmented_at,
                 facts.segment_kind,
                 None if facts.flags is None else json.dumps(facts.flags),
             ),
         )
+        self._keep_run(facts.run_id, run)
 
     def set_segments(self, run_id: str, files: tuple[OutputFile, ...], rows_outside: int, at: float) -> None:
         """Record a run's published segments."""
-        self._runs_changed()
-        self._write(
+        run = self._kept_runs.get(run_id)
+        self._write_run(
+            run_id,
             "UPDATE runs SET segmentation = 'done', segment_files = ?, rows_outside = ?, segmented_at = ?"
             " WHERE run_id = ?",
-            (json.dumps([astuple(file) for file in files]), rows_outside, at, run_id),
+            (json.dumps([_plain(file) for file in files]), rows_outside, at, run_id),
         )
+        if run is not None:
+            done = replace(run, segmentation="done", segment_files=files, rows_outside=rows_outside, segmented_at=at)
+            self._keep_run(run_id, done)
 
     def set_pending(self, run_id: str) -> None:
         """Ask for a run's second stage again."""
-        self._runs_changed()
-        self._write("UPDATE runs SET segmentation = 'pending' WHERE run_id = ?", (run_id,))
+        self._write_run(run_id, "UPDATE runs SET segmentation = 'pending' WHERE run_id = ?", (run_id,))
 
     def set_not_segmented(self, run_id: str) -> None:
         """Give up a run's second stage, until it is published or asked for again."""
-        self._runs_changed()
-        self._write("UPDATE runs SET segmentation = 'failed' WHERE run_id = ?", (run_id,))
+        self._write_run(run_id, "UPDATE runs SET segmentation = 'failed' WHERE run_id = ?", (run_id,))
 
     def set_source(self, run_id: str, source: bytes, *, missing: bool) -> None:
         """Name the raw file that holds a run, or say that none does any more."""
-        self._runs_changed()
-        self._write("UPDATE runs SET source = ?, source_missing = ? WHERE run_id = ?", (source, missing, run_id))
+        self._write_run(
+            run_id, "UPDATE runs SET source = ?, source_missing = ? WHERE run_id = ?", (source, missing, run_id)
+        )
 
     # -- places -----------------------------------------------------------------------------------------------------
 
@@ -613,17 +738,19 @@ class Catalog:
         Of one run or of all that were staged since a moment, and only of those whose start is known. A run without
         such a file has its last source.
         """
+        which, value = _staged_since(since) if run_id is None else ("runs.run_id = ?", (run_id,))
         return self._db.execute(
             "SELECT runs.run_id, runs.date, coalesce(files.path, runs.source) FROM runs LEFT JOIN files"
             " ON files.run_id = runs.run_id AND files.sha256 = runs.source_sha256 AND files.present"
-            " WHERE (?1 IS NULL OR runs.run_id = ?1) AND runs.date_origin = ?2 AND runs.staged_at >= ?3",
-            (run_id, DateOrigin.META, since),
+            f" WHERE {which} AND runs.date_origin = ?",
+            (*value, DateOrigin.META),
         )
 
     def flags_since(self, at: float = 0.0) -> dict[str, int]:
         """Count the stored flags of the runs staged since a moment."""
+        which, value = _staged_since(at)
         rows = self._db.execute(
-            "SELECT value, count(*) FROM runs, json_each(runs.flags) WHERE staged_at >= ? GROUP BY value", (at,)
+            f"SELECT value, count(*) FROM runs, json_each(runs.flags) WHERE {which} GROUP BY value", value
         )
         return dict(rows)
 
@@ -633,23 +760,34 @@ class Catalog:
             "(expected_rows IS NOT NULL AND (complete IS NULL OR (NOT complete AND rows > expected_rows))"
             f" OR instr(rule, '{BEYOND_END}') > 0)"
         )
+        which, value = _staged_since(at)
         rows = self._db.execute(
             f"SELECT proc, coalesce(sum(complete), 0), coalesce(sum(NOT complete AND NOT ({contrary})), 0),"
             f" sum({contrary}), sum(complete IS NULL AND NOT ({contrary}))"
-            " FROM runs WHERE staged_at >= ? GROUP BY proc ORDER BY proc",
-            (at,),
+            f" FROM runs WHERE {which} GROUP BY proc ORDER BY proc",
+            value,
         )
         return {proc: Agreement(*numbers) for proc, *numbers in rows}
 
+    def count_runs(self) -> int:
+        """Count all runs."""
+        return int(self._db.execute("SELECT count(*) FROM runs").fetchone()[0])
+
     def totals(self, since: float = 0.0) -> Mapping[str, int]:
         """Count runs, rows and segments, staged since a moment (seconds since 1970)."""
+        which, value = _staged_since(since)
         row = self._db.execute(
             "SELECT count(*), coalesce(sum(rows), 0), coalesce(sum(json_array_length(segment_files)), 0),"
             " coalesce(sum(source_missing), 0), coalesce(sum(segmentation = 'pending'), 0)"
-            " FROM runs WHERE staged_at >= ?",
-            (since,),
+            f" FROM runs WHERE {which}",
+            value,
         ).fetchone()
         return dict(zip(("runs", "rows", "segments", "source_missing", "pending"), row, strict=True))
+
+
+def _staged_since(at: float) -> tuple[str, tuple[float, ...]]:
+    """Select the runs staged since a moment. All of them without a condition: an index would only lead astray."""
+    return ("runs.staged_at >= ?", (at,)) if at > 0.0 else ("1", ())
 
 
 # What has cost workers their lives, or was given up for want of rows, is not judged by the settings.
@@ -669,6 +807,10 @@ _RUN = (
 )
 
 
+def _plain(file: OutputFile) -> tuple[str, int, int, str]:
+    return file.path, file.size_bytes, file.rows, file.sha256
+
+
 def _file(row: tuple[Any, ...]) -> FileRecord:
     path, present, size, mtime, ctime, inode, sha256, state, reason, proc, run_id, rows = row[:12]
     cause, line, text, advice, attempts, republished, skip, version, seen_at, judged_at, terms = row[12:]
@@ -677,7 +819,7 @@ def _file(row: tuple[Any, ...]) -> FileRecord:
         present=bool(present),
         fingerprint=Fingerprint(size, mtime, ctime, inode),
         sha256=sha256,
-        state=FileState(state),
+        state=_STATES[state],
         reason=reason,
         proc=proc,
         run_id=run_id,
@@ -704,7 +846,7 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
             proc=proc,
             start_us=start_us,
             date=date,
-            date_origin=DateOrigin(origin),
+            date_origin=_ORIGINS[origin],
             rows=rows,
             completeness=Completeness(
                 None if complete is None else bool(complete), expected_rows, expected_end_s, rule

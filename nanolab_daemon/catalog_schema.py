@@ -85,11 +85,18 @@ _TERMS = """
 ALTER TABLE files ADD COLUMN terms TEXT;
 """
 
+_MOMENTS = """
+-- what has happened since a moment is asked at the end of each command, and by whoever looks at today
+CREATE INDEX runs_by_staged_at ON runs (staged_at);
+CREATE INDEX runs_by_segmented_at ON runs (segmented_at) WHERE segmented_at IS NOT NULL;
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("files and runs", _FIRST),
     ("flags and kinds of segments", _FLAGS),
     ("quarantine", _QUARANTINE),
     ("terms", _TERMS),
+    ("moments", _MOMENTS),
 )
 
 

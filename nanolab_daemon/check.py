@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 
 from nanolab_daemon import inotify, mounts
 from nanolab_daemon.config import Config, WatchMode
+from nanolab_daemon.findings import Finding, Status
 from nanolab_daemon.layout import check_paths, lies_inside, nearest_existing, path_mistakes
+from nanolab_daemon.outlets import check_notices, check_page
 from nanolab_daemon.publish import TEMP_FOLDER
-from nanolab_daemon.settings import escaped
+from nanolab_daemon.settings import counted, escaped
 from nanolab_daemon.trial import try_making, try_writing
 
 __all__ = ["Finding", "Status", "check", "check_paths", "worst"]
@@ -28,24 +28,6 @@ LEAST_OPEN_FILES = 1024
 LEAST_FREE_INODES_PERCENT = 5
 FIRST_SANE_YEAR = 2024
 PACKAGES = ("polars", "pyarrow", "numpy", "watchdog", "structlog", "click", "rich", "tzdata")
-
-
-class Status(StrEnum):
-    """How grave a finding is, the mildest first."""
-
-    OK = "ok"
-    WARN = "warn"  # works, but something will hurt
-    FAIL = "fail"  # does not work
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The answer to one question; `remedy` is empty where none is needed. Both texts are one printable line."""
-
-    name: str
-    status: Status
-    detail: str
-    remedy: str = ""
 
 
 def check(config: Config, *, now: datetime | None = None, count_budget_s: float = COUNT_BUDGET_S) -> list[Finding]:
@@ -61,6 +43,8 @@ def check(config: Config, *, now: datetime | None = None, count_budget_s: float 
             *_free_space(config),
             *_watching(config, table, count_budget_s),
             *_machine(config, now or datetime.now(UTC)),
+            *check_page(config),
+            *check_notices(config),
         )
     ]
 
@@ -244,8 +228,8 @@ def _watches(raw: Path, budget_s: float, grave: Status) -> Finding:
     if allowed is None:
         return _limit_unknown(name)
     folders, complete = inotify.count_folders(raw, budget_s)
-    counted = f"{folders} folders" if complete else f"at least {folders} folders (counting was cut)"
-    detail = f"{allowed} folders can be watched, raw has {counted}"
+    found = counted(folders, "folder") if complete else f"at least {counted(folders, 'folder')} (counting was cut)"
+    detail = f"{counted(allowed, 'folder')} can be watched, raw has {found}"
     if folders <= allowed * inotify.COMFORTABLE_SHARE:
         return Finding(f"inotify {name}", Status.OK, detail)
     remedy = inotify.sysctl_remedy(name, inotify.advised_watches(folders))

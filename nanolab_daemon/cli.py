@@ -5,17 +5,20 @@ Decides nothing about files or runs. Heavy modules are imported inside the comma
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nanolab_daemon import __version__
+from nanolab_daemon import __version__, cli_completion
 from nanolab_daemon.cli_base import (
     EXIT_FAILED,
     Command,
     Given,
     Group,
+    Word,
+    as_typed,
     day,
     entry,
     examples,
@@ -26,7 +29,8 @@ from nanolab_daemon.cli_base import (
 )
 from nanolab_daemon.cli_notify import notify
 from nanolab_daemon.cli_service import service
-from nanolab_daemon.errors import ConfigError, UsageError
+from nanolab_daemon.cli_show import show
+from nanolab_daemon.errors import ConfigError, EngineError, RejectCause, UsageError
 
 if TYPE_CHECKING:
     from nanolab_daemon.tasks import Selection
@@ -34,13 +38,15 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Be `nanolab-daemon`."""
+    if argv is None and cli_completion.VARIABLE in os.environ:
+        return cli_completion.answer(cli)
     return entry(cli, argv)
 
 
 @click.group(
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=examples("run", "backfill --dry-run", "status", "why It2025-09-04_3.csv"),
+    epilog=examples("run", "backfill --dry-run", "status --watch", "why It2025-09-04_3.csv", "show 0123456789abcdef"),
 )
 @click.version_option(__version__, prog_name="nanolab-daemon", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -78,6 +84,7 @@ def selection_options(command: Command) -> Command:
     """Give a command the options that select measurements."""
     for option in (
         click.option("--procedure", "procedures", multiple=True, metavar="NAME",
+                     shell_complete=cli_completion.procedures,
                      help="Only this kind of measurement, such as IVg; may be given several times."),
         click.option("--until", metavar="YYYY-MM-DD", help="Only runs of this day and before, in the lab's time."),
         click.option("--since", metavar="YYYY-MM-DD", help="Only runs of this day and after, in the lab's time."),
@@ -179,10 +186,13 @@ def preprocess(given: Given, as_json: bool) -> int:
 # -- questions ------------------------------------------------------------------------------------------------------
 
 
-@cli.command(epilog=examples("status", "status --json"))
+@cli.command(epilog=examples("status", "status --watch", "status --json"))
 @settings_options
+@click.option(
+    "-w", "--watch", is_flag=True, help="Show it live, until q or Ctrl-C; with --json, a line twice a second."
+)
 @json_option
-def status(given: Given, as_json: bool) -> int:
+def status(given: Given, watch: bool, as_json: bool) -> int:
     """Say whether the daemon runs, and how things stand.
 
     Queues, today's and all counts, the last files and rejects. Works with and without a daemon.
@@ -191,14 +201,19 @@ def status(given: Given, as_json: bool) -> int:
 
     from nanolab_daemon import cli_render, report
 
-    cli_render.status(report.status(given.load(), datetime.now(UTC)), as_json=as_json)
+    config = given.load()
+    if watch:
+        from nanolab_daemon import cli_watch
+
+        return cli_watch.status(config, as_json=as_json)
+    cli_render.status(report.status(config, datetime.now(UTC)), as_json=as_json)
     return 0
 
 
 @cli.command(epilog=examples("why data/01_raw/2025-09-04/It2025-09-04_3.csv", "why 0123456789abcdef"))
 @settings_options
 @json_option
-@click.argument("file")
+@click.argument("file", shell_complete=cli_completion.files())
 def why(given: Given, file: str, as_json: bool) -> int:
     """Tell everything that is known of one raw file.
 
@@ -212,17 +227,31 @@ def why(given: Given, file: str, as_json: bool) -> int:
     return 0 if found.known or found.exists else EXIT_FAILED
 
 
-@cli.command(epilog=examples("rejects", "rejects --json"))
+cli.add_command(show)
+
+
+@cli.command(epilog=examples("rejects", "rejects --cause bad_rows --all", "rejects --json"))
 @settings_options
+@click.option(
+    "--cause", type=Word([str(cause) for cause in RejectCause]), help="Only what was refused for this cause."
+)
+@click.option("--all", "every", is_flag=True, help="List all files, not only the newest few of each cause.")
 @json_option
-def rejects(given: Given, as_json: bool) -> int:
-    """List the files that were refused, with the reasons."""
+def rejects(given: Given, cause: str | None, every: bool, as_json: bool) -> int:
+    """List the files that were refused, with the reasons.
+
+    By cause, the most frequent first: how many, the newest, and what to do. JSON always has all files.
+    """
     from nanolab_daemon import cli_render, report
     from nanolab_daemon.catalog import FILE_NAME
 
     config = given.load()
+    found = tuple(group for group in report.rejects(config) if cause in (None, group.cause))
     there = (config.paths.state / FILE_NAME).exists()
-    cli_render.rejects(report.rejects(config), as_json=as_json, ledger_exists=there)
+    if not found and (lost := report.ledger_lost(config)):
+        raise EngineError(f"What was rejected is not known. {as_typed(lost)}")
+    most = None if every else cli_render.MOST_REJECTS
+    cli_render.rejects(found, as_json=as_json, ledger_exists=there, most=most, cause=cause)
     return 0
 
 
@@ -231,7 +260,9 @@ def rejects(given: Given, as_json: bool) -> int:
 @click.option("--skip-bad-rows", is_flag=True, help="Leave out lines that are no numbers; how many is recorded.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if a file is rejected again.")
 @json_option
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument(
+    "files", nargs=-1, metavar="[FILE]...", shell_complete=cli_completion.files("present AND state = 'rejected'")
+)
 def retry(given: Given, files: tuple[str, ...], skip_bad_rows: bool, strict: bool, as_json: bool) -> int:
     """Try refused files again: all of them, or those named."""
     from nanolab_daemon import cli_batch
@@ -288,7 +319,7 @@ def check(given: Given, procedures: bool, as_json: bool) -> int:
         if as_json:
             say_json(cli_procedures.data(known))
         else:
-            click.echo("\n".join(cli_procedures.lines(known)))
+            cli_render.procedures(known)
         return 0
     findings = check(config)
     cli_render.findings(findings, as_json=as_json)
@@ -312,6 +343,7 @@ def demo(keep: Path | None, speed: float) -> int:
 
 cli.add_command(notify)
 cli.add_command(service)
+cli.add_command(cli_completion.completion)
 
 
 def _selection(since: str | None, until: str | None, procedures: tuple[str, ...]) -> Selection:

@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from nanolab_daemon.errors import NanolabError, UsageError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from nanolab_daemon.config import Config
     from nanolab_daemon.procedures import Registry
 
@@ -25,7 +27,16 @@ PROGRAM = "nanolab-daemon"
 EXIT_FAILED = 1
 EXIT_REJECTS = 3
 EXIT_INTERRUPTED = 130
+MOST_OF_A_MESSAGE = 600
 EXIT_BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+
+_SPELT = "nanolab-daemon"
+_TYPED_AS = {
+    **{"…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "·": "-", "±": "+-", "×": "x", "≤": "<=", "≥": ">="},
+    **{"µ": "u", "μ": "u", "Ω": "Ohm", "°": "deg", "²": "^2"},
+}
+_typed: dict[str, str | None] = {}
+"""What was typed, as far as what is told to be typed next depends on it."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,6 +66,21 @@ class Group(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise ReaderLeftError from error
+
+
+class Word(click.Choice[str]):
+    """One of some words; of a misspelt one it says which was meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take the word."""
+        if value in self.choices:
+            return value
+        from nanolab_daemon.settings import did_you_mean, shown
+
+        words = [str(choice) for choice in self.choices]
+        return self.fail(
+            f"{shown(value)} is none of {', '.join(words)}{did_you_mean(str(value), words)}.", param, ctx
+        )
 
 
 class ReaderLeftError(Exception):
@@ -95,10 +121,10 @@ def settings_options(command: Command) -> Command:
     options = (
         click.option("--config", "config_file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
                      help="Settings; by default ./config.toml, then /etc/nanolab-daemon/config.toml."),
-        click.option("--raw-root", metavar="FOLDER", help="Where the instruments write; only ever read."),
-        click.option("--stage-root", metavar="FOLDER", help="Where staged runs go."),
-        click.option("--output-root", metavar="FOLDER", help="Where sweep segments go."),
-        click.option("--state-dir", metavar="FOLDER", help="Where the ledger is; on a local disk."),
+        folder_option("--raw-root", "Where the instruments write; only ever read."),
+        folder_option("--stage-root", "Where staged runs go."),
+        folder_option("--output-root", "Where sweep segments go."),
+        folder_option("--state-dir", "Where the ledger is; on a local disk."),
         click.option("--workers", type=int, metavar="N", help="Worker processes in each pool; 0: one a CPU."),
     )  # fmt: skip
 
@@ -114,6 +140,7 @@ def settings_options(command: Command) -> Command:
         workers: int | None,
         **rest: Any,
     ) -> Any:
+        _typed["--config"] = None if config_file is None else str(config_file)
         overrides = {
             "paths.raw": raw_root,
             "paths.stage": stage_root,
@@ -128,6 +155,28 @@ def settings_options(command: Command) -> Command:
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
+
+
+def folder_option(flag: str, words: str) -> Callable[[Command], Command]:
+    """Make an option that names a folder, which the shell completes."""
+    return click.option(flag, metavar="FOLDER", shell_complete=folders, help=words)
+
+
+def folders(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Have the shell complete the name of a folder."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def as_typed(text: str) -> str:
+    """Put the `--config` that was given into the commands that a text tells to type, so that they can be typed so."""
+    file = _typed.get("--config")
+    if file is None:
+        return text
+    from nanolab_daemon import commands
+
+    return commands.as_typed(text, file)
 
 
 def json_option(command: Command) -> Command:
@@ -164,6 +213,22 @@ def say_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=True))
 
 
+def _spelt_otherwise() -> str:
+    """Give the name of a way to write what a terminal has no characters for: as one would type it, else escaped."""
+    import codecs
+
+    def spell(error: UnicodeError) -> tuple[str | bytes, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        character = error.object[error.start]
+        if character in _TYPED_AS:
+            return _TYPED_AS[character], error.start + 1
+        one = UnicodeEncodeError(error.encoding, error.object, error.start, error.start + 1, error.reason)
+        return codecs.backslashreplace_errors(one)
+
+    codecs.register_error(_SPELT, spell)
+    return _SPELT
+
+
 def entry(group: click.Group, argv: list[str] | None = None) -> int:
     """Run a command and give its exit code. A mistake becomes a message on standard error, never a traceback."""
     for name in ("stdout", "stderr"):
@@ -171,13 +236,16 @@ def entry(group: click.Group, argv: list[str] | None = None) -> int:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- for good
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:  # what a terminal can't show is escaped; it never ends the program
-            reconfigure(errors="backslashreplace")
+        if reconfigure is not None:  # what a terminal can't show is written otherwise; it never ends the program
+            reconfigure(errors=_spelt_otherwise())
     try:
         code = group.main(args=argv, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        _complain_of_usage(error)
         return error.exit_code
     except click.Abort:
         complain("Interrupted.")
@@ -195,11 +263,55 @@ def entry(group: click.Group, argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         complain("What there is to say can't be written: the disk that standard output goes to is full.")
         return EXIT_FAILED
+    except Exception as error:
+        if type(error).__module__ != "sqlite3":  # it is not imported only to be named here
+            raise
+        from nanolab_daemon.catalog import remedy
+
+        complain(f"The ledger can't be read: {error}.", remedy(error))
+        return EXIT_FAILED
+    finally:
+        _typed.clear()  # they were this command's
     return code if isinstance(code, int) else 0
+
+
+def _complain_of_usage(error: click.ClickException) -> None:
+    """Tell what Click found wrong, and where help is. What was typed may hold anything and be of any length."""
+    from nanolab_daemon.settings import escaped
+
+    message = " ".join(escaped(line.strip()) for line in error.format_message().splitlines())
+    if len(message) > MOST_OF_A_MESSAGE:
+        message = message[:MOST_OF_A_MESSAGE] + "…"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    complain(message, f"{context.get_usage()}\nHelp: {context.command_path} --help" if context else "")
+
+
+def is_screen(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal that can move its cursor and show colours."""
+    try:
+        return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    except ValueError:  # it is closed
+        return False
+
+
+def can_show(text: str, stream: TextIO) -> bool:
+    """Tell whether a stream can show these characters as they are."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def tinted(text: str, colour: str | None, *, bold: bool = False, err: bool = False) -> str:
+    """Colour a piece of text where it goes to a terminal that shows colours, and nobody has asked for none."""
+    if not is_screen(sys.stderr if err else sys.stdout) or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=colour, bold=bold or None)
 
 
 def complain(message: str, advice: str = "") -> None:
     """Tell a person on standard error what went wrong, and what to do."""
-    click.echo(f"{PROGRAM}: {message}", err=True)
-    for line in advice.splitlines():
+    click.echo(f"{tinted(f'{PROGRAM}:', 'red', bold=True, err=True)} {message}", err=True)
+    for line in as_typed(advice).splitlines():
         click.echo(f"  {line}", err=True)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sys
+import textwrap
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanolab_daemon.cli_base import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REJECTS, complain, say_json
+from nanolab_daemon.cli_base import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_REJECTS,
+    as_typed,
+    can_show,
+    complain,
+    is_screen,
+    say_json,
+    tinted,
+)
+from nanolab_daemon.settings import counted
 
 if TYPE_CHECKING:
     from nanolab_daemon.batch import Ended
@@ -17,6 +31,8 @@ if TYPE_CHECKING:
     from nanolab_daemon.procedures import Registry
     from nanolab_daemon.tally import Tally
     from nanolab_daemon.tasks import Selection
+
+_SUMMARY_COLOURS = {"rejected": "red", "WARNING:": "yellow", "missing": "yellow", "waiting": "yellow"}
 
 
 def work(
@@ -56,7 +72,7 @@ def work(
         Count(config.paths.raw, name_test(config.watch.include, config.watch.exclude), wanted=stage) as count,
         progress(stream, stage=stage, segment=segment or handed_over, counted=lambda: count.files) as shown,
     ):
-        configure_log(config)  # now, as the bars have put themselves before standard error
+        configure_log(config, rejects=False)  # now, as the bars have put themselves before standard error
 
         def show(tally: Tally, scanning: bool) -> None:
             shown.show(tally, scanning=scanning)
@@ -82,26 +98,47 @@ def work(
     if as_json:
         say_json({**found, "done_by_daemon": handed_over, "following": following})
     else:
-        click.echo("\n".join(cli_summary.lines(found, unicode=can_show(cli_summary.BLOCKS, sys.stdout))))
+        _print_summary(found)
         if following:
             click.echo(
-                f"  The daemon follows {following:,} files that are fresh or being written, and goes on with them."
+                f"  The daemon follows {counted(following, 'file')} that are fresh or being written,"
+                " and goes on with them."
             )
     if ended.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_REJECTS if strict and found["rejected"] else 0
 
 
+def _print_summary(found: dict[str, Any]) -> None:
+    """Print what a pass came to; on a terminal with colours, and what is long goes on below its beginning."""
+    from nanolab_daemon import cli_summary
+
+    unicode = can_show(cli_summary.BLOCKS, sys.stdout)
+    if not is_screen(sys.stdout):
+        click.echo(as_typed("\n".join(cli_summary.lines(found, unicode=unicode))))
+        return
+    width = shutil.get_terminal_size().columns
+    room = max(20, min(cli_summary.WIDTH, width - cli_summary.BESIDE))
+    head, *rest = cli_summary.lines(found, unicode=unicode, width=room)
+    click.echo(tinted(head, "yellow" if found["interrupted"] else "green", bold=True))
+    for line in map(as_typed, rest):
+        whole = line
+        if len(line) > width and "|" not in line:  # what is drawn stays as it is
+            whole = textwrap.fill(line, width, subsequent_indent=" " * cli_summary.NOTE_AT, break_on_hyphens=False)
+        word = line.split(maxsplit=1)[0] if line.strip() else ""
+        click.echo(tinted(whole, _SUMMARY_COLOURS.get(word)) if found.get(word) != 0 else whole)
+
+
 def retry(config: Config, names: tuple[str, ...], *, skip_bad_rows: bool, as_json: bool, strict: bool) -> int:
     """Try refused files again, and say what became of each."""
     from dataclasses import asdict
 
-    from nanolab_daemon import again, batch, cli_handover
+    from nanolab_daemon import again, batch, cli_handover, cli_render
     from nanolab_daemon.layout import check_paths
 
     check_paths(config)
     chosen = again.choose(config, names, skip_bad_rows=skip_bad_rows)
-    configure_log(config)
+    configure_log(config, rejects=False)
     interrupted = False
     if chosen.jobs and to_daemon(config, "retry"):
         limit_s = len(chosen.jobs) * config.pools.task_timeout_s
@@ -113,10 +150,7 @@ def retry(config: Config, names: tuple[str, ...], *, skip_bad_rows: bool, as_jso
         left = [asdict(one) for one in chosen.left_alone]
         say_json({"tried": [asdict(one) for one in found], "left_alone": left, "interrupted": interrupted})
     else:
-        for one in found:
-            click.echo(f"{one.state:<10}  {one.file}  {_first_line(one.reason)}")
-            if one.state == "rejected" and one.advice:
-                click.echo(f"{'':<10}  -> {one.advice}")
+        cli_render.tried(found)
         if not found and not names:
             click.echo("No file is rejected: there is nothing to try again.")
     for left_alone in chosen.left_alone:
@@ -138,10 +172,6 @@ def to_daemon(config: Config, command: str) -> bool:
     also = "" if command in ("backfill", "pipeline", "retry") else ", both stages of it"
     click.echo(f"The daemon (process {holder.pid}) does the work{also}; this command shows how it goes.", err=True)
     return True
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0] if text else ""
 
 
 def dry_run(config: Config, selection: Selection, *, force: bool, segment: bool, as_json: bool, strict: bool) -> int:
@@ -173,17 +203,18 @@ def remark_unknown(selection: Selection, registry: Registry) -> None:
         click.echo(f"Note: the registry has no procedure {escaped(name)}{did_you_mean(name, known)}.", err=True)
 
 
-def configure_log(config: Config) -> None:
-    """Send the log to whatever is standard error now."""
+def configure_log(config: Config, *, rejects: bool = True) -> None:
+    """Send the log to whatever is standard error now.
+
+    Without `rejects` a terminal has no line for each refused file: the command counts them at its end.
+    """
     from nanolab_daemon import log
 
     log.configure(config.log.level, config.log.format, sys.stderr)
+    if not rejects and is_screen(sys.stderr):
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_no_reject)
 
 
-def can_show(text: str, stream: TextIO) -> bool:
-    """Tell whether a stream can show these characters as they are."""
-    try:
-        text.encode(stream.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+def _is_no_reject(record: logging.LogRecord) -> bool:
+    return not (isinstance(record.msg, dict) and record.msg.get("event") == "rejected")

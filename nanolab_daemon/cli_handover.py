@@ -16,6 +16,7 @@ from nanolab_daemon.backlog import Rules
 from nanolab_daemon.batch import Ended
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
+from nanolab_daemon.settings import counted
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import StageJob
 
@@ -61,7 +62,7 @@ def retry(config: Config, jobs: tuple[StageJob, ...], *, skip_bad_rows: bool, li
     while not judged_after(config, jobs, began):
         if time.monotonic() > until:
             raise EngineError(
-                f"The daemon has not judged all {len(jobs)} files after {limit_s:.0f} s.",
+                f"The daemon has not judged all {counted(len(jobs), 'file')} after {limit_s:.0f} s.",
                 advice="It goes on with them; `nanolab-daemon status` shows how far it is.",
             )
         time.sleep(LOOK_EVERY_S)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanolab_daemon import cli_batch, cli_handover
+from nanolab_daemon.settings import counted
 
 if TYPE_CHECKING:
     from nanolab_daemon.config import Config
@@ -25,7 +26,7 @@ def repair(config: Config, found: Verified) -> None:
     jobs = to_repair(config, found)
     if any(problem.kind == "manifest" for problem in found.problems):
         (config.paths.stage / publish.MANIFEST).unlink(missing_ok=True)  # it is written anew where there is none
-    click.echo(f"Making {len(jobs):,} runs again from their raw files.", err=True)
+    click.echo(f"Making {counted(len(jobs), 'run')} again from their raw files.", err=True)
     cli_batch.configure_log(config)
     if cli_batch.to_daemon(config, "retry"):
         limit_s = max(1, len(jobs)) * config.pools.task_timeout_s

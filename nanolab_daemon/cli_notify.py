@@ -6,13 +6,14 @@ import re
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nanolab_daemon.cli_base import Given, examples, settings_options
-from nanolab_daemon.errors import ConfigError, EngineError, UsageError
+from nanolab_daemon.cli_base import Given, Word, examples, settings_options
+from nanolab_daemon.errors import EngineError, UsageError
+from nanolab_daemon.secret import read_addresses, service
+from nanolab_daemon.settings import escaped
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -26,7 +27,7 @@ _UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 @click.command(epilog=examples("notify --test", "notify", "notify --snooze rejected --for 2h"))
 @settings_options
 @click.option("--test", "is_test", is_flag=True, help="Send one message now, and say whether it was taken.")
-@click.option("--snooze", type=click.Choice(KINDS), help="Tell nothing of this kind for a while.")
+@click.option("--snooze", type=Word(KINDS), help="Tell nothing of this kind for a while.")
 @click.option("--for", "how_long", metavar="DURATION", help="How long to snooze: 30m, 2h, 7d; 0m ends it.")
 def notify(given: Given, is_test: bool, snooze: str | None, how_long: str | None) -> int:
     """Tell people what they ought to know, by mail and the like.
@@ -38,48 +39,10 @@ def notify(given: Given, is_test: bool, snooze: str | None, how_long: str | None
     config = given.load()
     if snooze is not None or how_long is not None:
         return _snooze(config, snooze, how_long)
-    urls = read_urls(config)
+    urls = read_addresses(config.notify.urls_file)
     if is_test:
         return _test(urls)
     return _keep_looking(config, urls)
-
-
-def read_urls(config: Config) -> list[str]:
-    """Give the addresses, one a line of the file; ConfigError where there are none or the extra is not installed."""
-    from importlib.util import find_spec
-
-    file = config.notify.urls_file
-    if file is None:
-        raise ConfigError(
-            "notify.urls_file names no file.",
-            advice="Write an apprise address a line into one that only the daemon's user may read, such as "
-            "mailto://user:password@example.org, and name it there.",
-        )
-    if find_spec("apprise") is None:
-        import sys
-
-        raise ConfigError(
-            "Notices need apprise.", advice=f"Type: {sys.executable} -m pip install 'nanolab-daemon[notify]'"
-        )
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"notify.urls_file = {file} can't be read: {error}.", advice="Check the file and its rights."
-        ) from error
-    urls = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not urls:
-        raise ConfigError(f"notify.urls_file = {file} holds no address.", advice="Write one a line.")
-    import apprise
-
-    for number, url in enumerate(urls, 1):
-        if apprise.Apprise.instantiate(url, suppress_exceptions=True) is None:
-            # Not the address itself: it holds a password.
-            raise ConfigError(
-                f"notify.urls_file = {file}: address {number} ({url.partition(':')[0]}:…) is none for apprise.",
-                advice="See https://appriseit.com for how to write it.",
-            )
-    return urls
 
 
 def _test(urls: list[str]) -> int:
@@ -89,14 +52,17 @@ def _test(urls: list[str]) -> int:
     failed = 0
     for url in urls:
         notice = Notice("nanolab-daemon: a test", "If you can read this, notices arrive here.", grave=False)
-        taken = apprise_send([url])(notice)
-        failed += not taken
-        click.echo(f"{url.partition(':')[0]}: {'taken' if taken else 'NOT taken'}")
+        trouble = apprise_send([url])(notice)
+        failed += bool(trouble)
+        click.echo(f"{service(url)}: {f'NOT taken: {escaped(trouble)}' if trouble else 'taken'}")
     return int(failed > 0)
 
 
 def _snooze(config: Config, kind: str | None, how_long: str | None) -> int:
+    from zoneinfo import ZoneInfo
+
     from nanolab_daemon.notices.keeper import snooze
+    from nanolab_daemon.report import moment
 
     if kind is None or how_long is None:
         raise UsageError("--snooze and --for go together, such as --snooze rejected --for 2h.")
@@ -107,7 +73,11 @@ def _snooze(config: Config, kind: str | None, how_long: str | None) -> int:
     if not config.paths.state.is_dir():
         raise EngineError(f"There is no state folder {config.paths.state}.", advice="Was the daemon ever started?")
     snooze(config.paths.state, kind, until)
-    click.echo(f"Nothing is told of {kind} until {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(until))}.")
+    what = "Notices of every kind" if kind == "all" else f"Notices of the kind {kind}"
+    if until <= time.time():
+        click.echo(f"{what} are sent again.")
+        return 0
+    click.echo(f"{what} wait until {moment(until, ZoneInfo(config.lab.timezone))}.")
     return 0
 
 

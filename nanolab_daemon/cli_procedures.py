@@ -25,18 +25,18 @@ def data(registry: Registry) -> list[dict[str, Any]]:
     return [{**asdict(one), "complete_when": end(one)} for one in registry]
 
 
-def lines(registry: Registry) -> Iterator[str]:
-    """Give the overview, one line a procedure where it fits in `WIDTH` columns, and then each procedure whole."""
+def lines(registry: Registry, width: int = WIDTH) -> Iterator[str]:
+    """Give the overview, one line a procedure where it fits in `width` columns, and then each procedure whole."""
     rows = [_HEAD, *((one.name, one.segments or "-", along(one), end(one)) for one in registry)]
     widths = [max(len(row[at]) for row in rows) for at in range(3)]
     for *cells, last in rows:
         head = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)) + "  "
-        yield from _wrapped(head, last)
+        yield from _wrapped(head, last, width)
     for one in registry:
         yield ""
         yield one.name
         for label, text in _parts(one):
-            yield from _wrapped(f"  {label:<{_LABEL}}", text)
+            yield from _wrapped(f"  {label:<{_LABEL}}", text, width)
 
 
 def end(procedure: Procedure) -> str:
@@ -125,10 +125,10 @@ def _sum(spans: tuple[Span, ...]) -> str:
     )
 
 
-def _wrapped(head: str, text: str) -> list[str]:
-    """Give lines of at most `WIDTH` columns, the further ones indented; names are kept whole where they can be."""
-    wrapper = textwrap.TextWrapper(WIDTH, head, " " * len(head), break_on_hyphens=False, break_long_words=False)
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    """Give lines of at most `width` columns, the further ones indented; names are kept whole where they can be."""
+    wrapper = textwrap.TextWrapper(width, head, " " * len(head), break_on_hyphens=False, break_long_words=False)
     lines = wrapper.wrap(_INSIDE_NAMES.sub(_HELD, escaped(text)))
-    if any(len(line) > WIDTH for line in lines):
+    if any(len(line) > width for line in lines):
         lines = wrapper.wrap(escaped(text))
     return [line.replace(_HELD, " ") for line in lines]

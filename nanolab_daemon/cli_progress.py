@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from nanolab_daemon.settings import counted
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
@@ -122,7 +124,9 @@ class Lines:
         if self._segment:
             parts.append(_part("preprocess", tally.segmented_done, tally.to_segment, "runs", seconds))
         if self._stage:
-            parts.append(f"scan{' so far' if scanning else ''}: {tally.found:,} files, {tally.known:,} known")
+            parts.append(
+                f"scan{' so far' if scanning else ''}: {counted(tally.found, 'file')}, {tally.known:,} known"
+            )
         return "; ".join(parts)
 
 

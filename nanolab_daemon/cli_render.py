@@ -1,27 +1,36 @@
-"""Reports as lines for a person, or as JSON. Knows what things look like and nothing of where they come from."""
+"""Reports as JSON, as a picture on a terminal, or as plain lines anywhere else.
+
+Knows what things look like and nothing of where they come from. The pictures are `terminal`'s.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shutil
+import sys
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanolab_daemon.cli_base import say_json
-from nanolab_daemon.settings import escaped
+from nanolab_daemon.cli_base import as_typed, is_screen, say_json, tinted
+from nanolab_daemon.settings import counted, escaped
+from nanolab_daemon.terminal import facts
+from nanolab_daemon.terminal.facts import Fact
+from nanolab_daemon.terminal.screen import screen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from nanolab_daemon.again import Became
     from nanolab_daemon.check import Finding
     from nanolab_daemon.plan import Plan
+    from nanolab_daemon.procedures import Registry
     from nanolab_daemon.report import FileLine, RejectGroup, Status
     from nanolab_daemon.verify import Verified
-    from nanolab_daemon.why import Run, Why
+    from nanolab_daemon.why import Why
 
 MOST_NOTES = 10
 SHOWN_CHARACTERS = 60
-_ORIGINS = {"meta": "its start time", "path": "its path", "mtime": "the time of its last change"}
 PLAN_TOTALS = (
     *("found", "known", "staged", "rejected", "queued", "started", "waiting", "duplicate", "superseded"),
     *("unchanged", "unselected", "changing", "gone", "runs", "runs_cut", "segments"),
@@ -29,6 +38,11 @@ PLAN_TOTALS = (
 )
 
 MOST_MEASURING = 20
+NARROWEST_TABLE = 76
+MOST_REJECTS = 5
+"""So many files of one cause are listed, unless all are asked for."""
+
+_VERDICT_COLOURS = {"stage": "green", "reject": "red", "started": "cyan", "wait": "yellow"}
 
 
 def findings(found: list[Finding], *, as_json: bool) -> None:
@@ -36,10 +50,28 @@ def findings(found: list[Finding], *, as_json: bool) -> None:
     if as_json:
         say_json([asdict(one) for one in found])
         return
+    if (console := screen()) is not None:
+        from nanolab_daemon.terminal import tables
+
+        console.print(tables.findings(found))
+        return
     width = max(len(one.name) for one in found)
     for one in found:
         remedy = f"  -> {one.remedy}" if one.remedy else ""
         click.echo(f"{one.status.upper():<5} {one.name:<{width}}  {one.detail}{remedy}")
+
+
+def procedures(registry: Registry) -> None:
+    """Print the table of procedures: on a terminal as wide as that is, and with their names standing out."""
+    from nanolab_daemon import cli_procedures
+
+    if not is_screen(sys.stdout):
+        click.echo("\n".join(cli_procedures.lines(registry)))
+        return
+    names = {procedure.name for procedure in registry}
+    width = max(NARROWEST_TABLE, min(cli_procedures.WIDTH, shutil.get_terminal_size().columns))
+    for number, line in enumerate(cli_procedures.lines(registry, width)):
+        click.echo(tinted(line, None, bold=not number or line in names))
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> None:
@@ -61,8 +93,9 @@ def plan(made: Plan, *, as_json: bool) -> None:
         click.echo(json.dumps({"totals": totals, "causes": dict(made.causes), "frozen": made.frozen}))
         return
     for row in made.rows:
-        segments = "" if row.segments is None else f", {row.segments} segments"
-        click.echo(f"{row.verdict:<10}  {row.file}  {row.why}{segments}{offending(row.line, row.text)}")
+        segments = "" if row.segments is None else f", {counted(row.segments, 'segment')}"
+        verdict = tinted(f"{row.verdict:<10}", _VERDICT_COLOURS.get(row.verdict))
+        click.echo(f"{verdict}  {row.file}  {row.why}{segments}{offending(row.line, row.text)}")
     causes = ", ".join(f"{number:,} {cause}" for cause, number in sorted(made.causes.items()))
     told = [f"{number:,} {name.replace('_', ' ')}" for name, number in totals.items() if number]
     click.echo(f"A dry run: nothing was written. A real one now would come to: {', '.join(told) or 'nothing'}.")
@@ -86,6 +119,11 @@ def status(found: Status, *, as_json: bool) -> None:
     if as_json:
         say_json(asdict(found))
         return
+    if (console := screen()) is not None:
+        from nanolab_daemon.terminal import status as drawn
+
+        console.print(drawn.picture(found, console.width, ascii_only=console.options.ascii_only))
+        return
     if found.running:
         who = f"`{found.command}`, process {found.pid}" if found.pid else "a process that does not say which"
         click.echo(f"Running: {who}, since {found.since or 'unknown'}; {found.health}")
@@ -93,16 +131,22 @@ def status(found: Status, *, as_json: bool) -> None:
         click.echo("Not running.")
     if found.live is not None:
         _live(found.live)
+    if found.ledger_lost:
+        click.echo(f"NOT WELL: {as_typed(found.ledger_lost)}")
+        return
     if not found.ledger_exists:
         click.echo(f"There is no ledger yet ({escaped(found.ledger)}): nothing was processed.")
         return
     click.echo("Files:   " + (", ".join(f"{number:,} {state}" for state, number in found.files.items()) or "none"))
     for name, totals in (("Today:  ", found.today), ("In all: ", found.total)):
-        click.echo(f"{name} {totals.runs:,} runs, {totals.rows:,} rows, {totals.segments:,} segments")
+        click.echo(
+            f"{name} {counted(totals.runs, 'run')}, {counted(totals.rows, 'row')},"
+            f" {counted(totals.segments, 'segment')}"
+        )
     if found.pending_segments:
-        click.echo(f"Waiting: {found.pending_segments:,} runs for their second stage")
+        click.echo(f"Waiting: {counted(found.pending_segments, 'run')} for their second stage")
     if found.source_missing:
-        click.echo(f"Kept:    {found.source_missing:,} runs whose raw file has gone")
+        click.echo(f"Kept:    {counted(found.source_missing, 'run')} whose raw file has gone")
     if found.flags:
         click.echo("Flags:   " + ", ".join(f"{number:,} {flag}" for flag, number in found.flags.items()))
     _list("Last files:", found.last_files)
@@ -113,7 +157,7 @@ def status(found: Status, *, as_json: bool) -> None:
 def _live(live: Mapping[str, Any]) -> None:
     queues = live.get("queues", {})
     told = [f"{name} {waiting:,} waiting, {busy:,} at work" for name, (waiting, busy) in queues.items()]
-    click.echo(f"Queues:  {'; '.join(told)}; {live.get('following', 0):,} files followed")
+    click.echo(f"Queues:  {'; '.join(told)}; {counted(live.get('following', 0), 'file')} followed")
     click.echo(f"Watch:   {live.get('watch') or 'not yet'}")
     page = live.get("page")
     if page is not None:
@@ -124,7 +168,7 @@ def _live(live: Mapping[str, Any]) -> None:
         click.echo(f"Workers: replaced since the start: {', '.join(lost)}")
     measuring = live.get("measuring", {})
     for file, (rows, expected) in list(measuring.items())[:MOST_MEASURING]:
-        click.echo(f"  measuring  {file}  {rows:,} rows{f' of {expected:,}' if expected else ''}")
+        click.echo(f"  measuring  {file}  {counted(rows, 'row')}{f' of {expected:,}' if expected else ''}")
     if len(measuring) > MOST_MEASURING:
         click.echo(f"  measuring  … and {len(measuring) - MOST_MEASURING:,} more")
 
@@ -135,130 +179,122 @@ def _list(title: str, files: tuple[FileLine, ...]) -> None:
         table([(f"  {one.judged_at}", one.state, one.file, _first_line(one.reason)) for one in files])
 
 
-def rejects(groups: tuple[RejectGroup, ...], *, as_json: bool, ledger_exists: bool) -> None:
-    """Print what was refused, grouped by cause."""
+def rejects(
+    groups: tuple[RejectGroup, ...],
+    *,
+    as_json: bool,
+    ledger_exists: bool,
+    most: int | None = MOST_REJECTS,
+    cause: str | None = None,
+) -> None:
+    """Print what was refused, grouped by cause; of each cause at most so many files (None: all). JSON has all."""
+    groups = tuple(_as_typed(group) for group in groups)
     if as_json:
         say_json([asdict(group) for group in groups])
         return
     if not groups:
-        click.echo("No file is rejected.")
+        click.echo(f"No file is rejected{f' for {cause}' if cause else ''}.")
         if not ledger_exists:
             click.echo("There is no ledger yet, though: nothing was processed.")
         return
+    from nanolab_daemon.terminal.words import left_out
+
+    if (console := screen()) is not None:
+        from nanolab_daemon.terminal import rejects as drawn
+
+        console.print(drawn.picture(groups, console.width, most=most))
+        return
     for group in groups:
-        click.echo(f"{group.cause}: {len(group.files):,} file{'' if len(group.files) == 1 else 's'}")
-        for one in group.files:
+        click.echo(f"{group.cause}: {counted(group.count, 'file')}, newest {group.newest}")
+        for one in group.files[:most]:
             click.echo(f"  {one.file}: {_first_line(one.reason)}{offending(None, one.text)}")
-        for advice in dict.fromkeys(one.advice for one in group.files if one.advice):
+        if most is not None and group.count > most:
+            click.echo(f"  {left_out(group, most)}")
+        for advice in group.remedies:
             click.echo(f"  -> {advice}")
+
+
+def _as_typed(group: RejectGroup) -> RejectGroup:
+    files = tuple(replace(one, advice=as_typed(one.advice)) for one in group.files)
+    return replace(group, remedies=tuple(map(as_typed, group.remedies)), files=files)
+
+
+def tried(found: tuple[Became, ...]) -> None:
+    """Print what became of files that were tried again."""
+    found = tuple(replace(one, advice=as_typed(one.advice)) for one in found)
+    if (console := screen()) is not None:
+        from nanolab_daemon.terminal import tables
+
+        console.print(tables.tried(found, console.width))
+        return
+    advised = set()
+    for one in found:
+        click.echo(f"{one.state:<10}  {one.file}  {_first_line(one.reason)}")
+        if one.state == "rejected" and one.advice and one.advice not in advised:
+            click.echo(f"{'':<10}  -> {one.advice}")
+            advised.add(one.advice)
 
 
 def verified(found: Verified, *, as_json: bool) -> None:
     """Print where ledger and disk disagree."""
+    problems = tuple(replace(one, remedy=as_typed(one.remedy)) for one in found.problems)
+    found = replace(found, problems=problems)
     if as_json:
         say_json(asdict(found))
         return
-    for one in found.problems:
-        click.echo(f"{one.kind:<10}  {escaped(one.path)} {_first_line(one.detail)}")
-        click.echo(f"{'':<10}  -> {one.remedy}")
+    console = screen()
+    if console is None:
+        for one in found.problems:
+            click.echo(f"{one.kind:<10}  {escaped(one.path)} {_first_line(one.detail)}")
+            click.echo(f"{'':<10}  -> {one.remedy}")
+    elif found.problems:
+        from nanolab_daemon.terminal import tables
+
+        console.print(tables.problems(found.problems))
     for note in found.notes[:MOST_NOTES]:
         click.echo(f"Note: {note}")
     if len(found.notes) > MOST_NOTES:
         click.echo(f"Note: and {len(found.notes) - MOST_NOTES:,} more of that kind.")
-    verdict = f"{len(found.problems):,} problems" if found.problems else "all as the ledger says"
+    verdict = counted(len(found.problems), "problem") if found.problems else "all as the ledger says"
+    verdict = tinted(verdict, "red" if found.problems else "green")
     click.echo(
-        f"{found.runs:,} runs, {found.files:,} files, {found.rows:,} rows in {found.seconds:.1f} s: {verdict}."
+        f"{counted(found.runs, 'run')}, {counted(found.files, 'file')}, {counted(found.rows, 'row')}"
+        f" in {found.seconds:.1f} s: {verdict}."
     )
 
 
 def why(found: Why, *, as_json: bool) -> None:
     """Print all that is known of one file."""
+    found = replace(found, next=as_typed(found.next))
     if as_json:
         say_json(asdict(found))
         return
-    click.echo(found.file)
-    _fact("file", found.full_path + ("" if found.exists else "  (not there)"))
-    _fact("state", found.state or ("not in the ledger" if not found.known else None))
-    _fact("because", found.reason)
-    if found.cause:
-        _fact("cause", found.cause)
-    for line in found.lines:
-        click.echo(f"    {'>' if line.offending else ' '} {line.number:>6}  {line.text}")
-    if found.line is not None and not found.lines:
-        _fact("line", f"{found.line}: {found.text or ''}")
-    if found.live and found.live.get("following"):
-        state, rows, hoped = (found.live.get(key) for key in ("state", "rows", "expected_rows"))
-        _fact("right now", f"the daemon follows it: {state or 'not looked into yet'}, {rows} rows of {hoped or '?'}")
-    _fact("first seen", found.first_seen)
-    judged = found.judged_at and f"{found.judged_at} by version {found.judged_by}"
-    _fact("judged", judged and judged + (", but it has changed since" if found.changed_since else ""))
-    _fact("rows", _rows(found))
-    if found.attempts:
-        _fact("attempts", f"{found.attempts} workers were lost over it")
-    if found.republished:
-        _fact("grew", f"{found.republished} times after it was published")
-    _fact("SHA-256", found.sha256)
-    if found.run is not None:
-        _run(found, found.run)
-    _header(found)
-    _fact("to do", found.next)
+    if (console := screen()) is not None:
+        from nanolab_daemon.terminal import file
 
-
-def _rows(found: Why) -> str | None:
-    if found.rows is None and found.header is None:
-        return None
-    there = "none read" if found.rows is None else f"{found.rows:,}"
-    hoped = " or ".join(f"{number:,}" for number in found.expected_rows)
-    if found.expected_end_s is not None:
-        hoped = (
-            f"{hoped}, until {found.expected_end_s:g} s"
-            if hoped
-            else f"as many as come until {found.expected_end_s:g} s"
-        )
-    if not hoped and not found.known:
-        return there  # what the header prescribes is found out when it is judged
-    return f"{there}; the header prescribes {hoped or 'no number'}"
-
-
-def _run(found: Why, run: Run) -> None:
-    complete = {True: "yes", False: "no", None: "can't be known"}[run.complete]
-    _fact(
-        "run", f"{run.run_id}, {run.proc} of {run.date} (from {_ORIGINS[run.date_origin]}), revision {run.revision}"
-    )
-    _fact("complete", f"{complete}{f': {run.rule}' if run.rule else ''}")
-    if run.flags is None:
-        _fact("flags", "not known: it was staged by a version that had none, and its raw file has gone")
-    for one in run.flags or ():
-        _fact("flag", f"{one.flag}: {one.meaning}")
-    if run.published_from != found.file:
-        _fact("published", f"from {run.published_from}, with {run.rows:,} rows")
-    if run.bad_rows_skipped:
-        _fact("left out", f"{run.bad_rows_skipped} lines that are no numbers, as was asked")
-    _fact("staged", run.staged_at)
-    if run.segmentation != "none":
-        outside = f", {run.rows_outside_segments} rows outside" if run.rows_outside_segments else ""
-        kind = f"{run.segment_kind}, " if run.segment_kind else ""
-        _fact("segments", f"{kind}{run.segmentation}{f', {run.segmented_at}' if run.segmented_at else ''}{outside}")
-    for output in run.outputs:
-        there = "" if output.there else "  MISSING"
-        _fact("output", f"{output.path}  ({output.rows:,} rows, {output.size_bytes:,} bytes){there}")
-
-
-def _header(found: Why) -> None:
-    if found.header is None:
-        if found.exists and found.header_trouble:
-            _fact("header", found.header_trouble)
+        console.print(file.picture(found, console.width))
         return
-    _fact("header", found.header.procedure)
-    for name, value in [*found.header.parameters.items(), *found.header.metadata.items()]:
-        click.echo(f"{'':<14}{escaped(name)}: {escaped(value)}")
-    _fact("columns", ", ".join(map(escaped, found.header.columns)))
+    click.echo(found.file)
+    for fact in facts.verdict(found):
+        _fact(fact)
+    for line in found.lines:
+        click.echo(f"    {facts.place(line)}")
+        if pointer := facts.pointer(line):
+            click.echo(f"    {pointer}")
+    for fact in facts.circumstances(found):
+        _fact(fact)
+    procedure, lines, columns = facts.header(found)
+    _fact(Fact("header", procedure))
+    for name, value in lines:
+        click.echo(f"{'':<14}{name}: {value}")
+    _fact(Fact("columns", columns))
+    _fact(Fact("to do", found.next))
 
 
-def _fact(name: str, text: str | None) -> None:
-    if text:
-        first, *rest = text.splitlines()
-        click.echo(f"  {name:<11} {first}")
+def _fact(fact: Fact) -> None:
+    if fact.text:
+        first, *rest = fact.text.splitlines()
+        click.echo(f"  {fact.name:<11} {first}")
         for line in rest:
             click.echo(f"{'':<14}{line}")
 

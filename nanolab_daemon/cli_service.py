@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from nanolab_daemon.cli_base import PROGRAM, Group, examples
+from nanolab_daemon.cli_base import PROGRAM, Group, examples, folder_option
 
 
 @click.group(
@@ -28,10 +28,10 @@ def service() -> None:
         "service install --name lab2 --raw-root /srv/lab2/raw    (a second laboratory)",
     )
 )
-@click.option("--raw-root", metavar="FOLDER", help="Where the instruments write; only ever read.")
-@click.option("--stage-root", metavar="FOLDER", help="Where staged runs go; else below /var/lib/nanolab-daemon.")
-@click.option("--output-root", metavar="FOLDER", help="Where segments go; likewise.")
-@click.option("--state-dir", metavar="FOLDER", help="Where the ledger is, on a local disk; likewise.")
+@folder_option("--raw-root", "Where the instruments write; only ever read.")
+@folder_option("--stage-root", "Where staged runs go; else below /var/lib/nanolab-daemon.")
+@folder_option("--output-root", "Where segments go; likewise.")
+@folder_option("--state-dir", "Where the ledger is, on a local disk; likewise.")
 @click.option("--workers", type=int, metavar="N", help="Worker processes in each pool; 0: one a CPU.")
 @click.option("--http", is_flag=True, help="With the web page, on http://127.0.0.1:8321/; systemd opens its socket.")
 @click.option("--user", metavar="NAME", help="As whom it runs; by default nanolab, made if need be.")

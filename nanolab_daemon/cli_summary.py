@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from nanolab_daemon.tally import Timeline
 
 WIDTH = 60
+BESIDE = 16
+"""Columns that stand beside a drawing."""
+
+NOTE_AT = 26
+"""The column in which the notes beside the figures begin."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = ".:-=+*#@"
 _PUBLISHED = (FileState.STAGED, FileState.SEGMENTED)
@@ -65,14 +71,14 @@ def _timeline(line: Timeline) -> dict[str, Any]:
     return {"span_s": line.span_s, "counts": line.counts}
 
 
-def lines(found: dict[str, Any], *, unicode: bool) -> list[str]:
-    """Write the summary for a person; figures that are zero and say nothing are left out."""
+def lines(found: dict[str, Any], *, unicode: bool, width: int = WIDTH) -> list[str]:
+    """Write the summary for a person, drawings in `width` columns; figures that say nothing are left out."""
     seconds = found["seconds"]
     told = [f"{found['command']}: {'interrupted' if found['interrupted'] else 'done'} after {seconds:.1f} s"]
     if found["command"] != "preprocess":
         told += _files(found)
     told += _runs(found)
-    told += timeline(found["timeline"], seconds, unicode=unicode)
+    told += timeline(found["timeline"], seconds, unicode=unicode, width=width)
     told += _warnings(found)
     if found["interrupted"]:
         told.append("What is done is recorded. Run the same command again, and it goes on where it stopped.")
@@ -151,31 +157,31 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     return told
 
 
-def timeline(both: dict[str, Any], seconds: float, *, unicode: bool) -> list[str]:
+def timeline(both: dict[str, Any], seconds: float, *, unicode: bool, width: int = WIDTH) -> list[str]:
     """Draw when each stage worked, over one axis of time: that they overlap is to be seen."""
     if not any(sum(line["counts"]) for line in both.values()) or seconds <= 0:
         return []
     names = {"stage": "stage", "segment": "preprocess"}
     return [
         *(
-            f"  {names[name]:<11}|{_drawn(line, seconds, unicode=unicode)}|"
+            f"  {names[name]:<11}|{_drawn(line, seconds, unicode=unicode, width=width)}|"
             for name, line in both.items()
             if sum(line["counts"])
         ),
-        f"  {'':<11} 0 s{f'{seconds:.1f} s':>{WIDTH - 3}}",
+        f"  {'':<11} 0 s{f'{seconds:.1f} s':>{width - 3}}",
     ]
 
 
-def _drawn(line: dict[str, Any], seconds: float, *, unicode: bool) -> str:
+def _drawn(line: dict[str, Any], seconds: float, *, unicode: bool, width: int) -> str:
     """Spread the counts over the columns: each column takes its part of every span that it overlaps."""
     blocks = BLOCKS if unicode else ASCII_BLOCKS
-    columns = [0.0] * WIDTH
-    width_s = seconds / WIDTH
+    columns = [0.0] * width
+    width_s = seconds / width
     for at, count in enumerate(line["counts"]):
         begin, end = at * line["span_s"], min((at + 1) * line["span_s"], seconds)
         if not count or end <= begin:
             continue
-        for column in range(int(begin / width_s), min(WIDTH, math.ceil(end / width_s))):
+        for column in range(int(begin / width_s), min(width, math.ceil(end / width_s))):
             overlap = min(end, (column + 1) * width_s) - max(begin, column * width_s)
             columns[column] += count * max(overlap, 0.0) / (end - begin)
     most = max(columns)

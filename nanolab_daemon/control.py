@@ -1,6 +1,7 @@
 """The daemon's ear: a socket in the state folder on which commands ask it things, one JSON line each way.
 
-Only those who may enter the folder can ask. Serves in the engine's thread, never waits for anybody.
+Only those who may enter the folder can ask, and members of its group: they may know everything and order nothing.
+Serves in the engine's thread, never waits for anybody.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import os
 import selectors
 import socket
+import stat
+import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +24,14 @@ from nanolab_daemon.errors import EngineError
 FILE_NAME = "control.sock"
 MOST_BYTES = 1 << 20
 ANSWER_S = 30.0
+LOOK_S = 3.0
+"""Whoever only looks waits so long for an answer: the ledger tells him most of it without one."""
+
 DEAF_S = 1.0
+QUESTIONS = frozenset({"status", "file"})
+"""What anybody may ask who gets through to the socket; all else is for root and the user that runs the daemon."""
+
+_PEER = struct.Struct("iII")  # struct ucred: process, user, group
 _LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -44,6 +54,8 @@ class Control:
         (self._state / FILE_NAME).unlink(missing_ok=True)
         with _short_name(self._state) as name:
             listener.bind(name)
+            mode = stat.S_IMODE(os.stat(name).st_mode)  # noqa: PTH116 -- through the short name
+            os.chmod(name, mode | stat.S_IWGRP if mode & stat.S_IRGRP else mode)  # noqa: PTH101
         listener.listen(16)
         self._listener = listener
         self._selector.register(listener, selectors.EVENT_READ)
@@ -108,7 +120,12 @@ class Control:
     def _reply(self, connection: socket.socket, line: bytes) -> None:
         try:
             question = json.loads(line)
-            answer = self._answer(question) if isinstance(question, dict) else {"error": "a question is an object"}
+            if not isinstance(question, dict):
+                answer: Mapping[str, Any] = {"error": "a question is an object"}
+            elif question.get("ask") in QUESTIONS or _may_order(connection):
+                answer = self._answer(question)
+            else:
+                answer = {"error": "Only root and the user that runs the daemon may give it orders. Use sudo."}
         except json.JSONDecodeError:
             answer = {"error": "this is no JSON"}
         except EngineError as error:
@@ -122,6 +139,11 @@ class Control:
         del self._inboxes[connection]
         self._selector.unregister(connection)
         connection.close()
+
+
+def _may_order(connection: socket.socket) -> bool:
+    _, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return user in (0, os.geteuid())
 
 
 def ask(state: Path, question: Mapping[str, Any], timeout_s: float = ANSWER_S) -> dict[str, Any] | None:
@@ -139,7 +161,14 @@ def ask(state: Path, question: Mapping[str, Any], timeout_s: float = ANSWER_S) -
             return None
         except PermissionError as error:
             raise EngineError(
-                "This user may not speak to the daemon.", advice="Use the user that runs it, or sudo."
+                "This user may not speak to the daemon.",
+                advice=f"Use sudo, or become a member of the group of {state}, which may ask: "
+                "sudo usermod --append --groups GROUP USER, from the next login on.",
+            ) from error
+        except TimeoutError as error:
+            raise EngineError(
+                f"The daemon does not answer: nothing came within {timeout_s:g} s.",
+                advice="Is it stopped or very busy?",
             ) from error
         except OSError as error:
             raise EngineError(

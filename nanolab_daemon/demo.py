@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -26,6 +27,7 @@ from nanolab_daemon.errors import EngineError, UsageError
 from nanolab_daemon.lock import holder
 from nanolab_daemon.model import FileState
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.sections import Lab
 from nanolab_daemon.simulate import Event, Instrument
 
 LOOK_EVERY_S = 0.1
@@ -57,7 +59,8 @@ class Demo:
         self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._expected = programme()
         measurements = [one.measurement for one in self._expected]
-        self._instrument = Instrument(folder / RAW, measurements, speed=speed, told=self._told.put)
+        zone = ZoneInfo(Lab().timezone)  # the instrument's PC stands in the lab, wherever this machine does
+        self._instrument = Instrument(folder / RAW, measurements, speed=speed, told=self._told.put, zone=zone)
         self._began = time.monotonic()
         self._seen: dict[str, FileState] = {}  # what was last told of each file
         self._explained: set[FileState] = set()
@@ -209,10 +212,11 @@ class Demo:
                 problems.append(f"{file}: its segments hold {cut.height} of {frame.height} rows.")
             if not shown and wanted.complete:
                 shown = True
-                by = ["segment_id", "segment_type", "segment_v_start", "segment_v_end", "segment_direction"]
+                by = ["segment_id", "segment_type", "segment_v_start", "segment_v_end"]
                 self._say(f"\n{file}, as staged and cut into segments:")
-                with pl.Config(tbl_rows=6, tbl_hide_dataframe_shape=False, tbl_width_chars=110):
-                    self._say(str(frame.select(*measured.columns[:2], "run_id", "start_dt", "chip_number")))
+                # Both fit into a terminal of 80 columns.
+                with pl.Config(tbl_rows=6, tbl_hide_column_data_types=True, tbl_width_chars=110):
+                    self._say(str(frame.select(*measured.columns[:2], "proc", "run_id", "chip_number")))
                     self._say(str(cut.group_by(by, maintain_order=True).len("rows")))
         return problems
 
@@ -226,7 +230,8 @@ class Demo:
         for what, where in (("raw files", RAW), ("runs", STAGE), ("segments", OUTPUT), ("the daemon's log", LOG)):
             self._say(f"  {what:17} {name}/{where}")
         self._say("What to try next:", bold=True)
-        for words in (f"why {rejected}", "rejects", "verify", "run"):
+        complete = next((f for f, one in self._wanted().items() if one.complete), "FILE")
+        for words in ("status", f"show {complete}", f"why {rejected}", "rejects", "verify", "run"):
             command, _, rest = words.partition(" ")
             self._say(f"  nanolab-daemon {command} --config {name}/config.toml {rest}".rstrip())
 

@@ -6,11 +6,12 @@ first, and the ledger behind what is safely on the disk.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from errno import ENOSPC, EROFS, ETIMEDOUT
 from pathlib import Path
@@ -21,6 +22,7 @@ from nanolab_daemon.catalog import Catalog
 from nanolab_daemon.config import Config
 from nanolab_daemon.courier import SilentError
 from nanolab_daemon.errors import EngineError, RejectCause
+from nanolab_daemon.halts import MACHINE, SHARE, Halts
 from nanolab_daemon.lane import Answer, Condemned, Event, Lane
 from nanolab_daemon.log import (
     COUNT,
@@ -37,7 +39,8 @@ from nanolab_daemon.log import (
 )
 from nanolab_daemon.model import Fingerprint, Rejection
 from nanolab_daemon.names import shown_path
-from nanolab_daemon.pauses import Pause, Pauses, remedy
+from nanolab_daemon.outputs import Outputs
+from nanolab_daemon.pauses import Pause
 from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.rawfolder import Identity, RawFolder
@@ -71,7 +74,11 @@ BATCH_BYTES = 2 << 20
 BACKLOG_FILES = 256  # the source is asked for more when fewer wait
 WAITING_RUNS = 512  # the first stage takes no backlog while more wait for the second
 COMMIT_AFTER_S = 0.1
+TIDY_S = 0.1  # at a time, that a live file does not have to wait
+TIDY_AT_THE_END_S = 2.0  # the next start does the rest
 LONGEST_WAIT_S = 1.0
+MANIFEST_AGAIN_S = 10.0  # after it has cost workers their lives
+MANIFEST_TRIES = 3  # until another run makes it due
 FAULTS_ALLOWED = 4
 MOST_REMARKS = 10_000  # headers full of ever new names must not fill the memory
 
@@ -107,9 +114,9 @@ class Engine:
         self.catalog = catalog
         self.source: Source | None = None
         self.tally = Tally()
-        self._pauses = Pauses()
-        self._devices: dict[Path, int] = {}
-        self.registrar = Registrar(catalog, config.paths.stage, config.paths.output, time.time)
+        self.outputs = Outputs((config.paths.stage, config.paths.output))
+        self._halts = Halts(config.paths, catalog.ledger_id, self.outputs)
+        self.registrar = Registrar(catalog, config.paths.stage, config.paths.output, time.time, self.outputs)
         self._segment = segment
         self._answered = answered
         self._log = logger(__name__)
@@ -153,10 +160,12 @@ class Engine:
         self._manifest_serial = 0
         self._manifest_wanted = False
         self._manifest_due = 0.0
+        self._manifest_failed = 0
         self._said: set[str] = set()
         self._killed = False
         self._all_committed = False
         self._untidy = True
+        self._has_pools = False
         self._offered_at: dict[bytes | str, float] = {}  # by file or run
         self._lost: set[str] = set()  # runs made again since their staged file could not be cut, and not cut since
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of its share
@@ -166,8 +175,11 @@ class Engine:
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Make the output folders, clear away what an earlier life left half made, and start both pools."""
+    def start(self, *, warm: bool = True) -> None:
+        """Make the output folders and clear away what an earlier life left half made.
+
+        `warm`: start both pools now; else when there is something for them to do, which in most reruns there isn't.
+        """
         paths, owner = self.config.paths, self.catalog.ledger_id
         try:
             self.registrar.recover()
@@ -180,20 +192,25 @@ class Engine:
         self.reconcile()
         for root in (paths.stage, paths.output):
             publish.make_temp_folder(root, owner)
-            self._devices[root] = root.stat().st_dev
-        for lane in (self.staging, self.cutting):
-            lane.pool.start()
-            self.selector.register(lane.pool, selectors.EVENT_READ)
+            self._halts.opened(root)
+        if warm:
+            self._start_pools()
         if self._segment:
             for run_id in self.catalog.pending_runs():
                 self._cut(run_id, live=False)
         there = (paths.stage / publish.MANIFEST).exists()
-        if there and not self.catalog.totals()["runs"]:
+        if there and not self.catalog.count_runs():
             self._log.warning(
                 "the ledger is new, but runs are published here; what has a raw file is taken over",
                 advice="`nanolab-daemon verify --rebuild` takes over the others too.",
             )
         self.want_manifest(not there or self.catalog.manifest_serial() is None)
+
+    def _start_pools(self) -> None:
+        self._has_pools = True
+        for lane in (self.staging, self.cutting):
+            lane.pool.start()
+            self.selector.register(lane.pool, selectors.EVENT_READ)
 
     def stop(self, limit_s: float) -> None:
         """End within the limit: running tasks finish and are recorded, or are handed back; all is committed."""
@@ -230,11 +247,13 @@ class Engine:
             self.catalog.rollback()
             if not self._all_committed:
                 self.registrar.recover()
-            self.registrar.tidy()
+            self.registrar.tidy(TIDY_AT_THE_END_S)
         except (sqlite3.Error, OSError):
             return  # the next start clears up
         for root in (self.config.paths.stage, self.config.paths.output):
-            publish.remove_temp_folder(root, self.catalog.ledger_id)
+            with contextlib.suppress(SilentError):
+                self.outputs.call(root, publish.remove_temp_folder, root, self.catalog.ledger_id)
+        self.outputs.stop()
 
     def reconfigure(self, config: Config) -> None:
         """Take over changed settings; the workers do with their next batch. Folders and pools stay what they are."""
@@ -252,7 +271,7 @@ class Engine:
     def reconcile(self) -> None:
         """Have made again what somebody has taken away from among the published files, or cut short."""
         paths = self.config.paths
-        found = lacking(self.catalog, paths.stage, paths.output)
+        found = lacking(self.catalog, paths.stage, paths.output, self.outputs)
         if found.too_many:
             self._log.error(
                 "most published files are gone; nothing is done about it",
@@ -267,11 +286,18 @@ class Engine:
         for run_id in found.orphans:
             self._log.error("published files are gone, and so is the raw file", **{RUN_ID: run_id})
 
-    def adopt_places(self, places: Iterable[Place]) -> None:
-        """Take the raw folder and the mounts below it as they are now for the true ones."""
+    def adopt_places(
+        self, places: Iterable[Place], identities: Mapping[bytes, Identity | None] | None = None
+    ) -> None:
+        """Take the raw folder and the mounts below it, as they were seen to be, for the true ones.
+
+        Without `identities` they are asked now; one that is slow to answer then is not trusted until the next time.
+        """
         every = list(places)
         self.raw.set_places(every)
-        self._places = {place.path: None if place.gone else self._identity(place.path) for place in every}
+        if identities is None:
+            identities = {place.path: self._identity(place.path) for place in every if not place.gone}
+        self._places = {place.path: None if place.gone else identities.get(place.path) for place in every}
 
     def trusts(self, path: bytes) -> bool:
         """Tell whether the place of a file is still the one that was adopted; if not, nothing on it has vanished."""
@@ -333,14 +359,18 @@ class Engine:
 
     def look_after_manifest(self) -> None:
         """Have the manifest written again if somebody has taken it away."""
-        self.want_manifest(not (self.config.paths.stage / publish.MANIFEST).exists())
+        stage = self.config.paths.stage
+        with contextlib.suppress(OSError):  # another look follows
+            self.want_manifest(not self.outputs.call(stage, os.path.exists, stage / publish.MANIFEST))
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def step(self, wait_s: float) -> None:
         """Hand out work, wait for an answer or anything else in `selector`, take in what has come."""
         now = time.monotonic()
-        self._try_again(now)
+        self._halts.look_for_life(now)
+        if self._halts.try_again(now, self._commit):
+            self._put_in_order(now)
         self._feed(now)
         self._wait(min(wait_s, self._until_due(now)))
         self._collect(time.monotonic())
@@ -348,7 +378,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether all that was offered is done and recorded, and the source is at its end."""
-        return self._is_through and not self._manifest_wanted and self.paused is None
+        return self._is_through and not self._manifest_wanted and not self._untidy and self.paused is None
 
     @property
     def _is_through(self) -> bool:
@@ -357,7 +387,7 @@ class Engine:
     @property
     def paused(self) -> Pause | None:
         """The fault of the machine for which everything waits."""
-        return self._pauses.first
+        return self._halts.first
 
     def _feed(self, now: float) -> None:
         if self.paused is not None:
@@ -367,6 +397,8 @@ class Engine:
         self.staging.dispatch(backlog=self.cutting.waiting <= WAITING_RUNS or not self._segment, last=last)
         self._offer_manifest(now)
         self.cutting.dispatch(last=last and self.staging.empty)
+        if not self._has_pools and not (self.staging.empty and self.cutting.empty):
+            self._start_pools()
 
     def _take_from_source(self) -> None:
         if self.source is None or self.source.finished or self.staging.waiting >= BACKLOG_FILES:
@@ -382,16 +414,19 @@ class Engine:
         due += [at for lane in (self.staging, self.cutting) if (at := lane.pool.next_deadline()) is not None]
         if self._commit_due is not None:
             due.append(self._commit_due)
-        due.append(self._pauses.until)
+        due.append(self._halts.until)
+        if self._untidy and self._is_through and self.paused is None and self._commit_due is None:
+            due.append(now)
         if self._manifest_wanted:
             due.append(max(self._manifest_due, now + 0.01))
         return min(due) - now
 
     def _collect(self, now: float) -> None:
-        for event in self.staging.poll(now):
-            self._take_staging(event, now)
-        for cut in self.cutting.poll(now):
-            self._take_cutting(cut, now)
+        if self._has_pools:
+            for event in self.staging.poll(now):
+                self._take_staging(event, now)
+            for cut in self.cutting.poll(now):
+                self._take_cutting(cut, now)
         if self.catalog.manifest_stale and not self._manifest_wanted:
             self.want_manifest()
         if self.catalog.uncommitted:
@@ -422,7 +457,7 @@ class Engine:
 
     def _staged(self, job: StageJob, outcome: StageOutcome, now: float) -> None:
         if isinstance(outcome, CannotWrite):
-            self._hold(Path(outcome.root), outcome.reason, outcome.errno, now)
+            self._halts.hold(Path(outcome.root), outcome.reason, outcome.errno, now)
             self.staging.offer(job, live=job.live)
             return
         if isinstance(outcome, Unreadable) and outcome.machine and self._is_machine(job, outcome, now):
@@ -434,18 +469,18 @@ class Engine:
                 with self.catalog.all_or_nothing():
                     actions = self._record(job, outcome, self._took_ms(job.path))
             except OSError as error:
-                self._blame(error, now)
-                if isinstance(outcome, Staged) and outcome.bundle is not None:
-                    publish.discard(Path(outcome.bundle))
+                self._halts.blame(error, now)
+                if isinstance(outcome, Staged):
+                    self.registrar.discard(self.config.paths.stage, outcome.bundle)
                 self.staging.offer(job, live=job.live)
                 return
         self._faults.pop(job.path, None)
         if isinstance(outcome, Staged | NoRows | Unchanged):
             self._waited.pop(place_of(self._places, job.path), None)
-            self._worked(_SHARE)
-            self._worked(_MACHINE)
+            self._halts.worked(SHARE)
+            self._halts.worked(MACHINE)
         if isinstance(outcome, Staged) and not job.dry:
-            self._worked(str(self.config.paths.stage))
+            self._halts.worked(self.config.paths.stage)
         if isinstance(outcome, Staged | NoRows | Refused) and outcome.sha256 in self._quarantine and not job.dry:
             self.catalog.release(outcome.sha256)  # it was tried again by order, and its worker has lived to tell
             self._set_quarantine(self._quarantine - {outcome.sha256})
@@ -485,10 +520,12 @@ class Engine:
                 return actions
             case Refused():
                 refusal = outcome.rejection
-                self._log.warning("rejected", cause=refusal.cause, **{SOURCE_FILE: file, REASON: refusal.reason})
+                told = {SOURCE_FILE: file, REASON: refusal.reason, STATE: "rejected", PROC: outcome.proc}
+                self._log.warning("rejected", cause=refusal.cause, **told)
                 return registrar.refused(job, outcome)
             case Quarantined():
-                self._log.warning("rejected", **{SOURCE_FILE: file, REASON: "its bytes are in quarantine"})
+                told = {SOURCE_FILE: file, REASON: "its bytes are in quarantine", STATE: "rejected"}
+                self._log.warning("rejected", **told)
                 return registrar.quarantined(job, outcome)
             case Unchanged():
                 return registrar.unchanged(job, outcome)
@@ -531,6 +568,9 @@ class Engine:
         if event.cause is RejectCause.TIMED_OUT and not self.trusts(job.path):
             silent = Unreadable(f"Its folder does not answer: {event.words}.", ETIMEDOUT)
             self._staged(job, silent, now)
+            return
+        if event.cause is RejectCause.TIMED_OUT and self._halts.outputs_hang(now):
+            self.staging.offer(job, live=job.live)
             return
         rejection = Rejection(
             event.cause,
@@ -598,18 +638,24 @@ class Engine:
         match event:
             case Answer():
                 self._cut_done(event.job, event.result, now)
+            case Condemned() if event.cause is RejectCause.TIMED_OUT and self._halts.outputs_hang(now):
+                self._cut_again(event.job)
             case Condemned():
                 self._log.error("second stage failed", **{REASON: event.words, RUN_ID: _run_of(event.job)})
                 if isinstance(event.job, SegmentJob):
                     self.tally.segmented_done += 1
                     self.registrar.not_segmented(event.job.run_id, event.words)
+                else:
+                    self._manifest_failed += 1
+                    self._manifest_due = max(self._manifest_due, now + MANIFEST_AGAIN_S)
+                    self.want_manifest(self._manifest_failed < MANIFEST_TRIES)
             case _:
                 run = _run_of(event.job) if event.job else None
                 self._log.warning("worker lost", **{REASON: event.words, WORKER: event.pid, RUN_ID: run})
 
     def _cut_done(self, job: SegmentJob | ManifestJob, outcome: SegmentOutcome, now: float) -> None:
         if isinstance(outcome, CannotWrite):
-            self._hold(Path(outcome.root), outcome.reason, outcome.errno, now)
+            self._halts.hold(Path(outcome.root), outcome.reason, outcome.errno, now)
             self._cut_again(job)
             return
         match outcome:
@@ -619,14 +665,13 @@ class Engine:
                     with self.catalog.all_or_nothing():
                         actions = self.registrar.segmented(job, outcome)
                 except OSError as error:
-                    self._blame(error, now)
-                    if outcome.bundle is not None:
-                        publish.discard(Path(outcome.bundle))
+                    self._halts.blame(error, now)
+                    self.registrar.discard(self.config.paths.output, outcome.bundle)
                     self._cut_again(job)
                     return
                 self._lost.discard(outcome.run_id)
                 if outcome.outputs:
-                    self._worked(str(self.config.paths.output))
+                    self._halts.worked(self.config.paths.output)
                 self.tally.segmented_done += 1
                 self.tally.to_segment = max(self.tally.to_segment, self.tally.segmented_done)
                 self.tally.segments += len(outcome.outputs)
@@ -645,7 +690,8 @@ class Engine:
                 self._lost.add(outcome.run_id)
                 self.act(self.registrar.staged_file_lost(outcome.run_id), live=True)
             case ManifestWritten():
-                self._worked(str(self.config.paths.stage))
+                self._manifest_failed = 0
+                self._halts.worked(self.config.paths.stage)
                 if not self._manifest_wanted and not self.catalog.manifest_stale:
                     self.catalog.set_manifest_serial(outcome.serial)
 
@@ -661,20 +707,20 @@ class Engine:
         """Write the manifest when its time has come, or when all else is done."""
         if not self._manifest_wanted or self.cutting.holds(""):
             return
-        if now < self._manifest_due and not self._is_through:
+        if now < self._manifest_due and (self._manifest_failed or not self._is_through):
             return
         if not self._commit(now):  # it is made from what is committed
             return
         self._manifest_serial += 1
         self._manifest_wanted = self.catalog.manifest_stale = False
         # A big lab's manifest takes a while: let it cost a few per cent of a worker's time at most.
-        self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.totals()["runs"] / 2000)
+        self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.count_runs() / 2000)
         ledger = self.config.paths.state / "ledger.sqlite"
         self.cutting.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
 
     def short_of(self, error: OSError, now: float) -> None:
         """Take note that this process is short of descriptors or memory."""
-        self._hold(_MACHINE, f"{error.filename or 'the daemon'}: {error.strerror}.", error.errno, now)
+        self._halts.hold(MACHINE, f"{error.filename or 'the daemon'}: {error.strerror}.", error.errno, now)
 
     def _cut_again(self, job: SegmentJob | ManifestJob) -> None:
         if isinstance(job, SegmentJob):
@@ -691,90 +737,49 @@ class Engine:
         """
         words = f"{shown_path(job.path)}: {outcome.reason}"
         if outcome.errno in rawfile.LIMITS:
-            self._hold(_MACHINE, words, outcome.errno, now)
+            self._halts.hold(MACHINE, words, outcome.errno, now)
             return True
         place = place_of(self._places, job.path)
         times = self._faults[job.path] = self._faults.get(job.path, 0) + 1
         patient = max(times, self._waited.get(place, 0) + 1) < FAULTS_ALLOWED
         if not patient and self.trusts(job.path):
             return False
-        self._waited[place] = self._waited.get(place, 0) + self._hold(_SHARE, words, outcome.errno, now)
+        self._waited[place] = self._waited.get(place, 0) + self._halts.hold(SHARE, words, outcome.errno, now)
         return True
 
-    def _hold(self, place: Path | str, words: str, code: int | None, now: float) -> bool:
-        """Begin nothing until the fault is mended; tell whether that is to be waited for from now on.
-
-        `place`: a folder of ours, or a name for what else is at fault.
-        """
-        paths = self.config.paths
-        names = {paths.stage: "stage", paths.output: "output", paths.state: "state"}
-        if isinstance(place, Path):
-            words = f"the {names.get(place, 'output')} folder {place} can't be written: {words}."
-        pause = self._pauses.fault(str(place), f"{words} {remedy(code)}", now)
-        if pause is not None and pause.tries == 1:
-            self._log.error("paused", **{REASON: pause.reason})
-        elif pause is not None:
-            self._log.debug("still paused", **{REASON: pause.reason}, retry_in_s=pause.until - now)
-        return pause is not None
-
-    def _blame(self, error: OSError, now: float) -> None:
-        """Hold everything up for a fault that this process has met in one of the output folders."""
-        paths = self.config.paths
-        name = Path(os.fsdecode(error.filename or b""))
-        root = paths.output if name.is_relative_to(paths.output) else paths.stage
-        self._hold(root, error.strerror or str(error), error.errno, now)
-
-    def _worked(self, place: str) -> None:
-        pause = self._pauses.worked(place)
-        if pause is not None:
-            after_s = round(time.monotonic() - pause.since, 1)
-            self._log.info("resumed", **{REASON: pause.reason}, after_s=after_s)
-            if place in (str(self.config.paths.stage), str(self.config.paths.output)):
-                self.reconcile()  # the folder may have been made anew
-
-    def _try_again(self, now: float) -> None:
-        """Find out of each fault whose time has come whether it is mended."""
-        paths = self.config.paths
-        for pause in self._pauses.due(now):
-            root = Path(pause.place)
-            if root == paths.state:
-                self._pauses.tried(pause.place)
-                self._commit(now)
-                continue
-            try:
-                if root in self._devices:
-                    publish.try_to_write(root, self.catalog.ledger_id, self._devices[root])
-            except OSError as error:
-                self._hold(root, error.strerror or str(error), error.errno, now)
-            else:
-                self._pauses.tried(pause.place)
+    def _put_in_order(self, now: float) -> None:
+        """Hold the disk against the ledger after a fault: a folder may have been made anew, a move done too late."""
+        try:
+            if self._halts.was_silent:
+                self.registrar.recover()
+                self._halts.was_silent = False
+            self.reconcile()
+        except OSError as error:
+            self._halts.blame(error, now)
 
     def _tidy(self, now: float) -> None:
-        """Clear up, once for each time that all is done and committed."""
+        """Clear up a little, until all is clear, each time that all is done and committed."""
         if not self._untidy or not self._is_through or self.paused is not None:
             return
         try:
-            self.registrar.tidy()
+            self._untidy = not self.registrar.tidy(TIDY_S)
         except OSError as error:
-            self._blame(error, now)
-        else:
-            self._untidy = False
+            self._halts.blame(error, now)
 
     def _commit(self, now: float) -> bool:
         """Commit, and tell whether it was done. What the disk does not take stands as before, and is tried again."""
         try:
             self.registrar.commit()
         except OSError as error:
-            self._blame(error, now)
+            self._halts.blame(error, now)
         except sqlite3.OperationalError as error:
-            self._hold(self.config.paths.state, str(error), _FULL.get(error.sqlite_errorcode), now)
+            self._halts.hold(self.config.paths.state, str(error), _FULL.get(error.sqlite_errorcode), now)
         else:
-            self._worked(str(self.config.paths.state))
+            self._halts.worked(self.config.paths.state)
             return True
         return False
 
 
-_MACHINE, _SHARE = "machine", "share"
 _FULL = {sqlite3.SQLITE_FULL: ENOSPC, sqlite3.SQLITE_READONLY: EROFS}
 
 

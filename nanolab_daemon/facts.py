@@ -82,7 +82,7 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
         known,
         header,
         rows.count,
-        values[swept].tolist() if swept else (),
+        values[swept] if swept else (),
         values[clock] if clock else None,
     )
     facts = RunFacts(

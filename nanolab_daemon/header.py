@@ -9,6 +9,7 @@ import codecs
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError, RejectCause
 from nanolab_daemon.model import Header
@@ -21,6 +22,7 @@ _DATA_LINE = re.compile(rb"\n#Data:[ \t]*\r?\n")
 _PROCEDURE_LINE = re.compile(r"#Procedure:[ \t]*<(.*)>[ \t]*")
 _UNCOMMENTED_LINE = re.compile(rb"\n[^#\r\n][^\n]*\n")
 _SHOWN_CHARS = 120
+_KEPT_CHARS = 40
 
 # Exactly what str.encode("unicode_escape") can produce. Octal, \a or \N{...} never come from there, so they are text.
 _ESCAPE = re.compile(r"\\(?:(\\)|([nrt])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
@@ -93,10 +95,17 @@ def unescape(value: str) -> str:
 
 def quantity(text: str) -> Quantity:
     """Read `2.11 V`, `455`, `1e-06 V`, `nan`; a text that is no number, or holds more than that, has value None."""
+    return _kept_quantity(text) if len(text) <= _KEPT_CHARS else _quantity(text)
+
+
+def _quantity(text: str) -> Quantity:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         return Quantity(None, None, text)
     return Quantity(float(match[1]), match[2] or match[3], text)
+
+
+_kept_quantity = lru_cache(maxsize=2048)(_quantity)  # the same few texts stand in thousands of headers
 
 
 def shortened(text: str) -> str:

@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from nanolab_daemon.layout import check_paths, lies_inside
 from nanolab_daemon.mounts import mount_of
 from nanolab_daemon.notify import binding_remedy
 from nanolab_daemon.page import require_packages
+from nanolab_daemon.secret import read_addresses
 from nanolab_daemon.sections import Paths
 from nanolab_daemon.settings import escaped, shown
 from nanolab_daemon.unit import PROGRAM, Lab, Service
@@ -104,6 +106,7 @@ def install(wishes: Wishes, tell: Tell) -> None:
     _require_readable(program)
     user = wishes.user or _user_of_unit(lab) or lab.user
     service = replace(_service(lab, user, config, program), address=address)
+    _require_addresses(service, config)
     was_active = _succeeds("systemctl", "is-active", "--quiet", lab.unit)
 
     _make_user(service, tell)
@@ -122,6 +125,7 @@ def install(wishes: Wishes, tell: Tell) -> None:
         _call("systemctl", "stop", lab.unit, lab.socket)
         (UNITS / lab.socket).unlink()
         tell(f"removed   {UNITS / lab.socket}")
+    notices = _write_notices(service, config, tell)
     restart = _tell_neighbours({**others, lab: config}, tell)
     _call("systemctl", "daemon-reload")
     for line in _doubts(service):
@@ -140,10 +144,14 @@ def install(wishes: Wishes, tell: Tell) -> None:
         tell(f"restarted {lab.unit}")
     else:
         tell(f"To start it, now and with the machine: sudo systemctl enable --now {lab.unit}")
+    if notices:
+        _start_notices(lab, wishes.now, tell)
     if service.address:
         tell(f"The page:     http://{service.address}/")
     tell(f"How it fares: systemctl status {lab.unit}; journalctl -u {lab.unit}")
-    tell(f"Questions:    sudo -u {user} {shlex.join(service.command)} status --config {lab.config}")
+    being = f"sudo -u {user}" if _may(user, Path(sys.executable), write=False) else "sudo"
+    tell(f"Questions:    {being} {shlex.join(service.command)} status --config {lab.config}")
+    tell(f"Who may ask:  sudo usermod --append --groups {service.group} NAME, from the next login on without sudo")
 
 
 def _settings(wishes: Wishes) -> tuple[str | None, Config]:
@@ -191,6 +199,52 @@ def _listen_address(config: Config) -> str:
     if not config.http.port:
         raise UsageError("http.port = 0 would be another port at each start.", advice="Write a number there: 8321")
     return f"[{address}]:{config.http.port}" if address.version == 6 else f"{address}:{config.http.port}"
+
+
+def _require_addresses(service: Service, config: Config) -> None:
+    """Refuse notices that could not be sent: no package, no address, or a file that the service can't read."""
+    file = config.notify.urls_file
+    if file is None:
+        return
+    read_addresses(file)
+    with contextlib.suppress(KeyError):  # who is not made yet can't be asked
+        pwd.getpwnam(service.user)
+        if not _succeeds(*_being(service.user), "test", "-r", str(file)):
+            raise EngineError(
+                f"The user {service.user} can't read notify.urls_file = {shown(str(file))}.",
+                advice=f"Type: sudo chown {service.user} {shlex.quote(str(file))} && "
+                f"sudo chmod 400 {shlex.quote(str(file))}",
+            )
+
+
+def _write_notices(service: Service, config: Config, tell: Tell) -> bool:
+    """Have a service for notices, or none, as the configuration asks; tell whether there is one."""
+    unit_file = UNITS / service.lab.notices
+    if config.notify.urls_file is not None:
+        _write(unit_file, service.notices(config.notify.urls_file), 0o644, tell)
+        return True
+    _remove_notices(service.lab, tell)
+    return False
+
+
+def _remove_notices(lab: Lab, tell: Tell) -> None:
+    unit_file = UNITS / lab.notices
+    if unit_file.exists():
+        _call("systemctl", "disable", "--now", "--quiet", lab.notices)
+        unit_file.unlink()
+        tell(f"removed   {unit_file}")
+
+
+def _start_notices(lab: Lab, now: bool, tell: Tell) -> None:
+    if now:
+        _call("systemctl", "enable", "--quiet", lab.notices)
+        _call("systemctl", "restart", lab.notices)
+        tell(f"started   {lab.notices}; it starts with the machine")
+    elif _succeeds("systemctl", "is-active", "--quiet", lab.notices):
+        _call("systemctl", "restart", lab.notices)
+        tell(f"restarted {lab.notices}")
+    else:
+        tell(f"For notices:  sudo systemctl enable --now {lab.notices}")
 
 
 def _require_plain(path: str) -> None:
@@ -312,6 +366,11 @@ def _user_of_unit(lab: Lab) -> str | None:
     return found[1] if found else None
 
 
+def _data_of_unit(lab: Lab) -> list[str]:
+    found = re.search(r"^ReadWritePaths=(.+)$", _read(UNITS / lab.unit), re.MULTILINE)
+    return [word.replace("%%", "%") for word in shlex.split(found[1])] if found else []
+
+
 def _make_user(service: Service, tell: Tell) -> None:
     try:
         pwd.getpwnam(service.user)
@@ -326,9 +385,7 @@ def _make_user(service: Service, tell: Tell) -> None:
 
 def _make_folders(service: Service, tell: Tell) -> None:
     new = [folder for folder in service.writable if not folder.exists()]
-    for folder in service.writable:
-        if folder not in new and any(folder.iterdir()):
-            _require_access(service, folder)
+    _require_access(service, [one for one in service.writable if one not in new and any(one.iterdir())])
     file = FOLDERS / f"{service.lab.stem}.conf"
     _write(file, service.tmpfiles(), 0o644, tell)
     # What it can't do (a share that knows no owners, a folder of somebody's home) is judged by what came of it.
@@ -340,15 +397,17 @@ def _make_folders(service: Service, tell: Tell) -> None:
                 advice=f"Type: sudo install -d -m 2750 -o {service.user} -g {service.group} "
                 f"{shlex.quote(str(folder))}",
             )
-        _require_access(service, folder)
+    _require_access(service, service.writable)
+    for folder in service.writable:
         tell(f"{'made      ' if folder in new else 'kept      '}{folder}")
 
 
-def _require_access(service: Service, folder: Path) -> None:
-    if not _may(service.user, folder, write=True):
+def _require_access(service: Service, folders: Iterable[Path]) -> None:
+    closed = [str(folder) for folder in folders if not _may(service.user, folder, write=True)]
+    if closed:
         raise EngineError(
-            f"The user {service.user} can't write in {folder}.",
-            advice=f"Type: sudo chown -R {service.user}:{service.group} {shlex.quote(str(folder))}",
+            f"The user {service.user} can't write in {' nor in '.join(closed)}.",
+            advice=f"Type: sudo chown -R {service.user}:{service.group} {shlex.join(closed)}",
         )
 
 
@@ -369,17 +428,21 @@ def _doubts(service: Service) -> Iterator[str]:
 
 def _may(user: str, path: Path, *, write: bool) -> bool:
     """Tell whether a user can list a folder, and write in it, folders above it included, by being that user."""
-    # Not by this interpreter, which may lie where that user can't go.
-    being = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups", "test"]
     tests = [flag for one in ("-r", "-x", *(["-w"] if write else [])) for flag in ("-a", one, str(path))]
-    return _succeeds(*being, *tests[1:])
+    return _succeeds(*_being(user), "test", *tests[1:])
+
+
+def _being(user: str) -> list[str]:
+    # Not by this interpreter, which may lie where that user can't go.
+    return ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"]
 
 
 def _start(lab: Lab, verb: str) -> None:
     """Start the unit, which takes until the daemon says that it is ready."""
+    began = f"--since=@{int(time.time())}"  # what it said in an earlier life would only mislead
     done = subprocess.run(["systemctl", verb, lab.unit], capture_output=True, text=True, check=False)
     if done.returncode:
-        last = _call("journalctl", "--no-pager", "--output=cat", "--lines=15", "--unit", lab.unit)
+        last = _call("journalctl", "--no-pager", "--output=cat", "--lines=15", began, "--unit", lab.unit)
         raise EngineError(f"{lab.unit} does not start: {done.stderr.strip()}\n{last}".rstrip())
 
 
@@ -395,8 +458,10 @@ def uninstall(lab: Lab, tell: Tell) -> None:
             advice=f"Installed here: {others}. Choose one with --name." if others else "Nothing is to be done.",
         )
     user = _user_of_unit(lab) or lab.user
+    data = _data_of_unit(lab)
     _call("systemctl", "disable", "--now", "--quiet", lab.unit)
     tell(f"stopped   {lab.unit}")
+    _remove_notices(lab, tell)
     own = UNITS / f"{lab.unit}.d"
     if (UNITS / lab.socket).exists():
         _call("systemctl", "stop", lab.socket)
@@ -427,7 +492,9 @@ def uninstall(lab: Lab, tell: Tell) -> None:
     try:
         paths = settings.load(lab.config, environ={}).paths
     except NanolabError:
-        tell(f"kept      the data; where it is can't be told, as {lab.config} can't be read")
+        for name in data:  # as it was when the service was last installed
+            tell(f"kept      {name} (published, or the ledger)")
+        tell(f"kept      the raw files; where they are can't be told, as {lab.config} can't be read")
     else:
         for words, folder in (
             ("raw files, never touched", paths.raw),

@@ -12,14 +12,17 @@ What is chosen is read from the manifest; rows are read only when a frame is col
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
 from nanolab_daemon.errors import NanolabError
+from nanolab_daemon.procedures import Registry
+from nanolab_daemon.settings import counted, did_you_mean
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,6 +35,27 @@ LAYOUTS = (
 )
 """Where the stage root and the output root lie below a folder of data."""
 
+
+RUN_COLUMNS: dict[str, pl.DataType] = {
+    **dict.fromkeys(("run_id", "proc"), pl.String()),
+    "start_dt": pl.Datetime("us", "UTC"),
+    "source_file": pl.String(),
+    "with_light": pl.Boolean(),
+    **dict.fromkeys(("wavelength_nm", "laser_voltage_V"), pl.Float64()),
+    "chip_group": pl.String(),
+    "chip_number": pl.Int64(),
+    **dict.fromkeys(("sample", "procedure_version"), pl.String()),
+}
+"""What every staged file has, whatever its procedure."""
+
+SEGMENT_COLUMNS: dict[str, pl.DataType] = {
+    "segment_id": pl.Int64(),
+    "segment_type": pl.String(),
+    **dict.fromkeys(("segment_v_start", "segment_v_end"), pl.Float64()),
+    "segment_direction": pl.String(),
+    "point_in_segment": pl.Int64(),
+}
+"""What every segment has besides."""
 
 Layout = tuple[tuple[str, pl.DataType], ...]
 
@@ -65,7 +89,7 @@ class Runs:
 
         Runs of several procedures stand in one frame, with nulls where a procedure has no such column.
         """
-        return _scan(_layouts(self._staged(self.frame)).values())
+        return _scan(_layouts(self._staged(self.frame)).values(), RUN_COLUMNS)
 
     def _staged(self, frame: pl.LazyFrame) -> list[Path]:
         return [self.stage / path for path in frame.select("path").collect()["path"]]
@@ -83,7 +107,8 @@ class Runs:
         cut = self.frame.filter(pl.col("segments") > 0)
         pieces = self._pieces()
         layouts = _layouts(self._staged(cut)).values()
-        return _scan([piece for path in paths for piece in pieces[path]] for paths in layouts)
+        found = ([piece for path in paths for piece in pieces[path]] for paths in layouts)
+        return _scan(found, RUN_COLUMNS | SEGMENT_COLUMNS)
 
     def _pieces(self) -> dict[Path, list[Path]]:
         """Give the segment files of each staged file that has some."""
@@ -111,8 +136,13 @@ class Runs:
         db.register("runs", self.collect().to_arrow())
         files = [str(path) for path in self._staged(self.frame)]
         pieces = [str(piece) for paths in self._pieces().values() for piece in paths]
-        for name, paths in (("data", files), ("segments", pieces)):
-            if paths:
+        for name, paths, least in (
+            ("data", files, RUN_COLUMNS),
+            ("segments", pieces, RUN_COLUMNS | SEGMENT_COLUMNS),
+        ):
+            if not paths:
+                db.register(name, _scan((), least).collect().to_arrow())
+            else:
                 db.read_parquet(paths, union_by_name=True, hive_partitioning=False).create_view(name, replace=True)
         return db
 
@@ -121,7 +151,7 @@ class Runs:
         return int(self.frame.select(pl.len()).collect().item())
 
     def __repr__(self) -> str:
-        return f"<{len(self)} runs of {self.stage}>"
+        return f"<{counted(len(self), 'run')} of {self.stage}>"
 
 
 def runs(
@@ -142,10 +172,19 @@ def runs(
     `root` is the folder above both (`data`), or the stage root itself; or name `stage` and `output`. `procedure` and
     `chip` take one or several. `since` and `until` are days of the laboratory's own time zone, both included, or
     moments with a time zone, of which `until` is not. `complete`: whether the header's sweep was measured to its end.
-    NoRunsError if nothing is published there.
+    NoRunsError if nothing is published there; TypeError for a value of another kind than an argument takes;
+    ValueError for a procedure that neither the manifest nor the program knows.
     """
+    procedure, chip = _several("procedure", procedure, _text), _several("chip", chip, _whole)
+    for name, text in (("chip_group", chip_group), ("sample", sample)):
+        if text is not None:
+            _text(name, text)
+    if complete is not None and not isinstance(complete, bool):
+        raise TypeError(f"complete={complete!r} is neither True nor False.")
     stage_root, output_root = _find(root, stage, output)
-    frame = pl.scan_parquet(stage_root / MANIFEST)
+    frame = _manifest(stage_root / MANIFEST)
+    if procedure is not None:
+        _known(procedure, frame)
     for column, wanted in (
         ("proc", procedure),
         ("chip_number", chip),
@@ -153,8 +192,7 @@ def runs(
         ("sample", sample),
     ):
         if wanted is not None:
-            one = isinstance(wanted, str | int)
-            frame = frame.filter(pl.col(column) == wanted if one else pl.col(column).is_in(list(wanted)))  # type: ignore[arg-type]
+            frame = frame.filter(pl.col(column).is_in([wanted] if isinstance(wanted, str) else wanted))
     if since is not None:
         frame = frame.filter(_moment("since", since, lambda column, value: column >= value))
     if until is not None:
@@ -162,6 +200,51 @@ def runs(
     if complete is not None:
         frame = frame.filter(pl.col("complete") == complete)
     return Runs(frame.sort("start_dt", "run_id"), stage_root, output_root)
+
+
+def _manifest(path: Path) -> pl.LazyFrame:
+    """Open the manifest, which must be one."""
+    try:
+        frame = pl.scan_parquet(path)
+        frame.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise NoRunsError(
+            f"{path} is no table that can be read: {error}.",
+            advice="`nanolab-daemon verify --repair` writes it anew.",
+        ) from error
+    return frame
+
+
+def _several(name: str, value: Any, one: Callable[[str, Any], Any]) -> list[Any] | None:
+    """Give one or several values as a list, each as `one` has it."""
+    if value is None:
+        return None
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    return [one(name, each) for each in (value if several else [value])]
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is no text: write it in quotes.")
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    """Take a whole number in any form but text; 75.0 is one, as pandas has it where some are lacking."""
+    if not isinstance(value, bool) and isinstance(value, Real) and float(value).is_integer():
+        return int(float(value)) if not isinstance(value, Integral) else int(value)
+    raise TypeError(f"{name}={value!r} is no whole number: write it as {name}=75, or several as {name}=[75, 76].")
+
+
+def _known(procedures: list[str], frame: pl.LazyFrame) -> None:
+    """Refuse a procedure that neither the manifest nor the program knows."""
+    builtin = {one.name for one in Registry.builtin()}
+    published = set(frame.select(pl.col("proc").unique()).collect()["proc"])
+    for one in procedures:
+        if one not in builtin | published:
+            hint = did_you_mean(one, sorted(published)) or did_you_mean(one, sorted(builtin))
+            there = ", ".join(sorted(published)) or "none"
+            raise ValueError(f"procedure={one!r} is none that is known{hint}; published are: {there}.")
 
 
 def _moment(name: str, value: str | date | datetime, test: Any, *, exclusive: bool = False) -> pl.Expr:
@@ -220,8 +303,9 @@ def _layouts(files: Iterable[Path]) -> dict[Layout, list[Path]]:
     return found
 
 
-def _scan(layouts: Iterable[list[Path]]) -> pl.LazyFrame:
+def _scan(layouts: Iterable[list[Path]], least: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    """Read files of several layouts as one frame; without any, it has no row and the columns that all files have."""
     frames = [pl.scan_parquet(paths, hive_partitioning=False) for paths in layouts if paths]
     if not frames:
-        return pl.LazyFrame()
+        return pl.LazyFrame(schema=least)
     return frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")

@@ -7,31 +7,41 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 
 from nanolab_daemon.config import FLAGS, Config
-from nanolab_daemon.errors import ConfigError
+from nanolab_daemon.errors import ConfigError, EngineError
 from nanolab_daemon.mounts import mount_of
+from nanolab_daemon.outputs import unanswering
 from nanolab_daemon.settings import shown
 
 
 def check_paths(config: Config, *, raw_may_be_missing: bool = False) -> None:
-    """Refuse folders that can't work together, all mistakes in one ConfigError.
+    """Refuse folders that can't work together, all mistakes in one ConfigError; EngineError if one does not answer.
 
-    `raw_may_be_missing` is for a daemon that waits for a share to be mounted.
+    `raw_may_be_missing` is for a daemon that waits for a share to be mounted, or to answer.
     """
-    mistakes = path_mistakes(config, raw_may_be_missing=raw_may_be_missing)
+    paths = config.paths
+    silent = unanswering((paths.raw, paths.stage, paths.output, paths.state))
+    if silent and not (raw_may_be_missing and silent == [paths.raw]):
+        raise EngineError(
+            f"{shown(silent[0])} does not answer.",
+            advice="Look at the server of that share, and at the network; then run the command again.",
+        )
+    mistakes = path_mistakes(config, raw_may_be_missing=raw_may_be_missing, leave_out=silent)
     if len(mistakes) == 1:
         raise ConfigError(mistakes[0])
     if mistakes:
         raise ConfigError("\n  ".join([f"The folders have {len(mistakes)} mistakes:", *mistakes]))
 
 
-def path_mistakes(config: Config, *, raw_may_be_missing: bool = False) -> list[str]:
-    """Say what is wrong with the folders, one sentence a mistake."""
-    paths = {f"paths.{one.name}": getattr(config.paths, one.name) for one in fields(config.paths)}
+def path_mistakes(config: Config, *, raw_may_be_missing: bool = False, leave_out: Collection[Path] = ()) -> list[str]:
+    """Say what is wrong with the folders, one sentence a mistake; some are left out since they don't answer."""
+    every = {f"paths.{one.name}": getattr(config.paths, one.name) for one in fields(config.paths)}
+    paths = {key: path for key, path in every.items() if path not in leave_out}
     mistakes = [
         f"{_named(key, path)} {trouble}"
         for key, path in paths.items()
@@ -85,6 +95,8 @@ def _trouble(key: str, path: Path, *, raw_may_be_missing: bool) -> str:
     except NotADirectoryError:
         return f"can't exist: {shown(nearest_existing(path))}, on the way to it, is not a folder."
     except OSError as error:
+        if key == "paths.raw" and raw_may_be_missing and isinstance(error, PermissionError):
+            return ""  # it may be opened while the daemon waits, as it may where it alone is closed
         return f"can't be looked at: {error.strerror}."
     return "" if stat.S_ISDIR(kind) else "is not a folder."
 

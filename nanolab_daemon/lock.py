@@ -15,6 +15,10 @@ from typing import Self
 from nanolab_daemon.errors import EngineError
 
 FILE_NAME = "lock"
+ASKED_S = 1.0
+"""So long one waits for those who only ask who holds a lock."""
+
+ASK_EVERY_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,17 @@ class Lock:
                 f"The state folder {self._path.parent} can't be written: {error.strerror}.",
                 advice="Give this user the right to write there, or name another with --state-dir.",
             ) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        until = time.monotonic() + ASKED_S
+        while not _locked(fd):
+            found = holder(self._path.parent, self._path.name)
+            if found is None and time.monotonic() < until:
+                time.sleep(ASK_EVERY_S)  # somebody is only asking who holds it, and has it shared for that moment
+                continue
             os.close(fd)
-            who = _words(holder(self._path.parent, self._path.name))
             raise EngineError(
-                f"The state folder {self._path.parent} is in use by {who}.",
+                f"The state folder {self._path.parent} is in use by {_words(found)}.",
                 advice="Wait for it to end, or stop it.",
-            ) from None
+            )
         self._fd = fd
         text = json.dumps({"pid": os.getpid(), "command": self._command, "since": time.time()})
         with contextlib.suppress(OSError):  # a full disk: it is locked all the same, only nobody can read by whom
@@ -105,6 +111,14 @@ def holder(state: Path, name: str = FILE_NAME) -> Holder | None:
         return None  # nobody holds it: what it says is left from a process that was killed
     finally:
         os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read(fd: int) -> Holder:

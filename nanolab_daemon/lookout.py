@@ -256,7 +256,7 @@ class Lookout:
         self._log.error("degraded", **{REASON: words})
         self.stop()
         self.places, self._identities = {}, {}
-        self._engine.adopt_places([])
+        self._engine.adopt_places([], {})
         self._follower.forget([b""])
         self._scans.set_places([], 0.0)
 
@@ -272,7 +272,8 @@ class Lookout:
             elif path:
                 self._log.info("part", **{PATH: os.fsdecode(path), REASON: f"{place.mode}: {place.why}"})
         self.places, self._identities = places, identities
-        self._engine.adopt_places(places.values())
+        # Not asked once more: a share that were slow just now would be trusted no more, and nobody would notice.
+        self._engine.adopt_places(places.values(), identities)
         self._follower.places = places
         self._engine.let_go([path for path in changed if path in places and places[path].gone])
         self._follower.forget([p for p in {*changed, *swapped} if p])

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
@@ -58,6 +59,7 @@ def read_mounts(table: Path = MOUNT_TABLE) -> tuple[Mount, ...]:
     return parse_mounts(table.read_bytes())
 
 
+@lru_cache(maxsize=2)  # a daemon asks each second, and the table is what it was
 def parse_mounts(text: bytes) -> tuple[Mount, ...]:
     """Parse a mount table; lines that make no sense are left out."""
     return tuple(mount for line in text.split(b"\n") if (mount := _parse_line(line)) is not None)

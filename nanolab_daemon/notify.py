@@ -42,6 +42,7 @@ class Notifier:
         self._extend_at = 0.0
         self._status_at = 0.0
         self._status = ""
+        self.is_ready = False  # once `ready` was said
 
     @property
     def listening(self) -> bool:
@@ -56,6 +57,7 @@ class Notifier:
 
     def ready(self) -> None:
         """Say that work has begun, or goes on after a reload."""
+        self.is_ready = True
         self._say("READY=1")
 
     def reloading(self) -> None:

@@ -156,6 +156,11 @@ class Page:
         self._log.warning("no page", **{REASON: words}, again_in_s=pause_s)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Listen as the page would, until the socket is closed. Raises OSError (gaierror: the host is no address)."""
+    return _bound(_resolved(host, port))
+
+
 def address_of(listener: socket.socket) -> str:
     """Give the URL under which a listening socket is reached."""
     if listener.family not in (socket.AF_INET, socket.AF_INET6):

@@ -87,6 +87,7 @@ _REMEDIES = {
     errno.EMFILE: "Raise the limit of open files: LimitNOFILE= of the service, or ulimit -n.",
     errno.ENFILE: "Raise the machine's limit of open files: sysctl fs.file-max.",
     errno.ENOMEM: "Free some memory, or give the machine more.",
+    errno.ETIMEDOUT: "Look at the server of that share, and at the network.",
     errno.EIO: "Look at the disk, and at what the kernel says of it (dmesg).",
 }
 

@@ -24,6 +24,7 @@ from nanolab_daemon.places import survey_for_a_pass
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.registrar import AGAIN, Registrar, depends_on_time
 from nanolab_daemon.scan import name_test
+from nanolab_daemon.settings import counted
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
     Changing,
@@ -343,7 +344,11 @@ class _Planner:
                 same = fate.outcome.sha256 == fate.best.sha256
                 other = shown_path(fate.best.path)
                 verdict = "duplicate" if same else "superseded"
-                why = f"the same bytes as {other}" if same else f"{other} holds the same run, {fate.best.rows} rows"
+                why = (
+                    f"the same bytes as {other}"
+                    if same
+                    else f"{other} holds the same run, {counted(fate.best.rows or 0, 'row')}"
+                )
                 totals[verdict] += 1
                 self._plan.rows.append(Row(file, verdict, why, facts.run_id, facts.rows, other=other))
                 continue
@@ -354,7 +359,8 @@ class _Planner:
                 if facts.is_cut and self._segment:
                     totals["runs_cut"] += 1
                     totals["segments"] += segments or 0
-            why = f"{fate.why}; {facts.proc} of {facts.date}, {facts.rows} rows{_complete_words(fate.outcome)}"
+            rows = counted(facts.rows, "row")
+            why = f"{fate.why}; {facts.proc} of {facts.date}, {rows}{_complete_words(fate.outcome)}"
             self._plan.rows.append(Row(file, "stage", why, facts.run_id, facts.rows, segments))
 
     def _finish(self) -> Plan:

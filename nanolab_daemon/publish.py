@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from nanolab_daemon.errors import EngineError
@@ -32,6 +32,9 @@ SET_ASIDE = "_set_aside"
 MARK = b"nanolab.run_id"
 """Stands in the end of every Parquet file that the program writes."""
 
+MOVES_A_NOTE = 256
+"""So that what is known of them is let go of a piece at a time."""
+
 _ANNOUNCED = "announced-"
 _RUN_FOLDER = re.compile(r"/run_id=[0-9a-f]{16}\Z")
 _TRY_BYTES = 1 << 20
@@ -39,6 +42,7 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
 _serial = itertools.count()
+_announced = 0
 _OURS = re.compile(r"(segment=[0-9]+/)?part-000\.parquet")
 
 
@@ -70,6 +74,24 @@ def remove_temp_folder(root: Path, owner: str) -> None:
         folder.parent.rmdir()
 
 
+def try_for_room(folder: Path) -> None:
+    """Write a megabyte into a file without a name; OSError if there is no room for it.
+
+    A file system that has no such files is not tried. What lies in the folder is not touched, even by a crash.
+    """
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL):
+            return
+        raise
+    try:
+        _write_out(fd, os.urandom(_TRY_BYTES))  # random: some file systems keep no zeros
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def try_to_write(root: Path, owner: str, device: int) -> None:
     """Write a megabyte below `root`, durably, and take it away again; OSError if that can't be done.
 
@@ -82,9 +104,7 @@ def try_to_write(root: Path, owner: str, device: int) -> None:
     path = folder / f"{os.getpid()}-{next(_serial)}-try"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        view = memoryview(os.urandom(_TRY_BYTES))  # random: some file systems keep no zeros
-        while view:
-            view = view[os.write(fd, view) :]
+        _write_out(fd, os.urandom(_TRY_BYTES))
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -92,62 +112,74 @@ def try_to_write(root: Path, owner: str, device: int) -> None:
 
 
 def write_bundle(temp: Path, files: Mapping[str, bytes | memoryview]) -> Path:
-    """Write `files` (relative path → contents) into a new folder below `temp`, and give that folder."""
-    bundle = temp / f"{os.getpid()}-{next(_serial)}"
-    bundle.mkdir()
+    """Write `files` (relative path → contents) into a new folder below `temp`, and give that folder.
+
+    A relative path has one folder in it at most.
+    """
+    bundle = f"{temp}/{os.getpid()}-{next(_serial)}"
+    # By plain system calls: an archive has a hundred thousand of these files, and Path costs as much as the kernel.
+    os.mkdir(bundle)  # noqa: PTH102
+    folders = {""}
     try:
         for name, contents in files.items():
-            (bundle / name).parent.mkdir(parents=True, exist_ok=True)
-            _write(bundle / name, contents)
+            folder = os.path.dirname(name)
+            if folder not in folders:
+                os.mkdir(f"{bundle}/{folder}")  # noqa: PTH102
+                folders.add(folder)
+            _write(f"{bundle}/{name}", contents)
     except OSError:
-        discard(bundle)  # a full disk needs the room
+        discard(Path(bundle))  # a full disk needs the room
         raise
-    return bundle
+    return Path(bundle)
 
 
-def _write(path: Path, contents: bytes | memoryview) -> None:
+def _write(path: str, contents: bytes | memoryview) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        view = memoryview(contents)
-        while view:
-            view = view[os.write(fd, view) :]
+        _write_out(fd, contents)
     finally:
         os.close(fd)
 
 
-def announce(temp: Path, moves: Iterable[tuple[Path, str]]) -> None:
+def _write_out(fd: int, contents: bytes | memoryview) -> None:
+    view = memoryview(contents)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def announce(temp: Path, moves: Collection[tuple[Path, str]]) -> None:
     """Note which bundles are about to be moved to which places, so that a crash leaves none that nobody knows of.
 
     The note must be on the disk (`sync`) before the first move. A folder keeps its inode number when it is moved.
     """
+    global _announced  # noqa: PLW0603 -- a process writes one note after another
     # Begins with an end of line: a process of the same number may have been killed in the middle of its own.
     lines = "\n" + "".join(f"{bundle.stat().st_ino} {target}\n" for bundle, target in moves)
-    fd = os.open(temp / f"{_ANNOUNCED}{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    note = temp / f"{_ANNOUNCED}{os.getpid()}-{_announced // MOVES_A_NOTE}"
+    _announced += len(moves)
+    fd = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, lines.encode())
     finally:
         os.close(fd)
 
 
-def forget_announced(temp: Path) -> None:
-    """Remove the notes of what was to be moved: the ledger speaks of all of it now. One that stays does no harm."""
-    for note in temp.glob(_ANNOUNCED + "*"):
-        with contextlib.suppress(OSError):
-            note.unlink()
+def notes(root: Path, owner: str) -> list[Path]:
+    """Give the notes of what was to be moved below a root."""
+    return sorted(temp_folder(root, owner).glob(_ANNOUNCED + "*"))
 
 
-def announced(root: Path, owner: str) -> Iterator[str]:
+def announced(root: Path, note: Path) -> list[str]:
     """Give the places to which bundles were announced to be moved and where these lie now, each once."""
-    told = set()
-    for note in sorted(temp_folder(root, owner).glob(_ANNOUNCED + "*")):
-        for line in note.read_text(errors="replace").split("\n"):
-            inode, _, target = line.partition(" ")
-            if target in told or not _RUN_FOLDER.search(target):  # a torn line was followed by no move
-                continue
-            with contextlib.suppress(OSError):
-                if str((root / target).stat().st_ino) == inode:
-                    told.add(target)
-                    yield target
+    told: dict[str, None] = {}
+    for line in note.read_text(errors="replace").split("\n"):
+        inode, _, target = line.partition(" ")
+        if target in told or not _RUN_FOLDER.search(target):  # a torn line was followed by no move
+            continue
+        with contextlib.suppress(OSError):
+            if str((root / target).stat().st_ino) == inode:
+                told[target] = None
+    return list(told)
 
 
 def place(bundle: Path, target: Path) -> bool:

@@ -54,9 +54,10 @@ class Contents:
 
 def fingerprint(status: os.stat_result) -> Fingerprint:
     """Give the part of stat(2) that changes when the content does."""
-    return Fingerprint(
-        status.st_size, _clamped(status.st_mtime_ns), _clamped(status.st_ctime_ns), _signed(status.st_ino)
-    )
+    mtime_ns, ctime_ns, inode = status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    if inode > _LARGEST or not (-_LARGEST <= mtime_ns <= _LARGEST and -_LARGEST <= ctime_ns <= _LARGEST):
+        mtime_ns, ctime_ns, inode = _clamped(mtime_ns), _clamped(ctime_ns), _signed(inode)
+    return Fingerprint._make((status.st_size, mtime_ns, ctime_ns, inode))
 
 
 def _clamped(nanoseconds: int) -> int:

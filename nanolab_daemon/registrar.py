@@ -6,7 +6,10 @@ below raw, so that whatever the order of events, the end is that of a fresh back
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +19,8 @@ from nanolab_daemon.catalog import HAS_RUN, Catalog, FileRecord, RunRecord
 from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.log import PATH, logger
 from nanolab_daemon.model import DateOrigin, FileState, Fingerprint, OutputFile, Rejection, RunFacts
+from nanolab_daemon.outputs import Outputs
+from nanolab_daemon.settings import counted
 from nanolab_daemon.tasks import (
     NoRows,
     Quarantined,
@@ -56,20 +61,29 @@ AGAIN = Fingerprint(-2, -2, -2, -2)
 class Registrar:
     """Records outcomes in the ledger and keeps what is published in step with it."""
 
-    def __init__(self, catalog: Catalog, stage_root: Path, output_root: Path, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        stage_root: Path,
+        output_root: Path,
+        now: Callable[[], float],
+        outputs: Outputs | None = None,
+    ) -> None:
         self.catalog = catalog
         self.stage_root = stage_root
         self.output_root = output_root
         self._now = now
+        self._ask = (outputs or Outputs((stage_root, output_root))).call
         self.terms: Callable[[str | None], str] | None = None  # of today, by procedure; None: they never change
         self.progress: Callable[[], None] = lambda: None  # called now and then by what may take long
         self._unsynced: set[Path] = set()
+        self._litter: set[tuple[Path, str]] = set()  # bundles that nobody wants and that could not be removed
         self._log = logger(__name__)
 
     def commit(self) -> None:
         """Make everything recorded so far durable: names that were moved here first, then the ledger."""
         for root in self._unsynced:
-            publish.sync(root)
+            self._ask(root, publish.sync, root)
         self._unsynced.clear()
         self.catalog.commit()
 
@@ -80,31 +94,52 @@ class Registrar:
         place. What nobody makes again goes with `tidy`.
         """
         for root in (self.stage_root, self.output_root):
-            for target in list(publish.announced(root, self.catalog.ledger_id)):
+            owner = self.catalog.ledger_id
+            notes = self._ask(root, publish.notes, root, owner)
+            for target in dict.fromkeys(
+                one for note in notes for one in self._ask(root, publish.announced, root, note)
+            ):
                 self.progress()
                 run = self.catalog.run(_run_of(target))
                 if run is None:
                     continue
-                if root == self.stage_root and not _is_as_recorded(root, [run.stage_file]):
+                if root == self.stage_root and not self._ask(root, _is_as_recorded, root, [run.stage_file]):
                     self._again(run.source)
-                elif root == self.output_root and not _is_as_recorded(root, run.segment_files):
+                elif root == self.output_root and not self._ask(root, _is_as_recorded, root, run.segment_files):
                     self.catalog.set_pending(run.run_id)
         self.commit()
 
-    def tidy(self) -> None:
-        """Take away what was published and belongs to no run of the ledger, then let go of the notes about moves.
+    def tidy(self, limit_s: float = math.inf) -> bool:
+        """Take away what was published and belongs to no run of the ledger, and let go of the notes about moves.
 
         To be called when everything moved is committed and nothing is left to be done: a worker that was killed, or
-        an earlier life, may have moved a run whose raw file nobody has found since.
+        an earlier life, may have moved a run whose raw file nobody has found since. After a long load there are many
+        notes: it ends soon after `limit_s`, and tells whether it knows that it is done.
         """
+        until = time.monotonic() + limit_s
+        for root, bundle in list(self._litter):
+            self._ask(root, publish.discard, Path(bundle))
+            self._litter.discard((root, bundle))
         for root in (self.stage_root, self.output_root):
-            for target in list(publish.announced(root, self.catalog.ledger_id)):
-                run = self.catalog.run(_run_of(target))
-                if run is None or target not in (run.folder, run.segments_folder):
-                    self._withdraw(root, target)
-        self.commit()
-        for root in (self.stage_root, self.output_root):
-            publish.forget_announced(self._temp(root))
+            for note in self._ask(root, publish.notes, root, self.catalog.ledger_id):
+                for target in self._ask(root, publish.announced, root, note):
+                    folders = self.catalog.folders(_run_of(target))
+                    if target not in folders:
+                        self._withdraw(root, target)
+                self.commit()
+                self._ask(root, _forget, note)
+                if time.monotonic() >= until:
+                    return False
+        return True
+
+    def discard(self, root: Path, bundle: str | None) -> None:
+        """Remove a bundle that is not to be published; if that can't be done now, `tidy` does it."""
+        if bundle is None:
+            return
+        try:
+            self._ask(root, publish.discard, Path(bundle))
+        except OSError:
+            self._litter.add((root, bundle))
 
     def _again(self, path: bytes) -> None:
         """Have a file staged anew by the next scan that finds it."""
@@ -162,7 +197,7 @@ class Registrar:
             if facts.is_cut:
                 actions.append(CutRun(facts.run_id))
         elif outcome.bundle is not None:
-            publish.discard(Path(outcome.bundle))
+            self.discard(self.stage_root, outcome.bundle)
         else:
             self._withdraw(self.stage_root, outcome.target)
         if self._is_outdated(record):
@@ -186,7 +221,7 @@ class Registrar:
             or _by_path(published.facts)
         ):
             return False
-        publish.discard(Path(outcome.bundle))
+        self.discard(self.stage_root, outcome.bundle)
         facts = outcome.facts
         self.catalog.put_file(
             self._record(
@@ -343,7 +378,7 @@ class Registrar:
         run = self.catalog.run(job.run_id)
         if run is None or run.source_sha256 != outcome.source_sha256 or run.segments_folder != job.target:
             if outcome.bundle is not None:  # the run was published anew meanwhile
-                publish.discard(Path(outcome.bundle))
+                self.discard(self.output_root, outcome.bundle)
             elif outcome.outputs and (run is None or run.segments_folder != job.target or not run.facts.is_cut):
                 self._withdraw(self.output_root, job.target)
             return [CutRun(job.run_id)] if run is not None and run.segmentation == "pending" else []
@@ -465,7 +500,7 @@ class Registrar:
         else:
             state = FileState.SUPERSEDED
             words = (
-                f"Another file holds the same run with {best.rows} rows; this one has {record.rows}"
+                f"Another file holds the same run with {counted(best.rows or 0, 'row')}; this one has {record.rows}"
                 f"{' and other bytes' if best.rows == record.rows else ''}."
             )
         if record.state is not state or record.reason != words:
@@ -532,13 +567,13 @@ class Registrar:
 
     def _replace(self, root: Path, bundle: str, target: str, *, known: bool) -> None:
         self._unsynced.add(root)
-        aside = publish.replace(Path(bundle), root / target, known=known)
+        aside = self._ask(root, _replace, Path(bundle), root / target, known)
         if aside is not None:
             self._log.warning("set aside: what lay in a run's place is not this program's", **{PATH: str(aside)})
 
     def _withdraw(self, root: Path, target: str) -> None:
         self._unsynced.add(root)
-        publish.withdraw(root / target, self._temp(root))
+        self._ask(root, publish.withdraw, root / target, self._temp(root))
 
     def _temp(self, root: Path) -> Path:
         return publish.temp_folder(root, self.catalog.ledger_id)
@@ -587,6 +622,15 @@ def _by_path(facts: RunFacts) -> bool:
     return facts.date_origin is not DateOrigin.META
 
 
+def _forget(note: Path) -> None:
+    with contextlib.suppress(OSError):  # one that stays does no harm
+        note.unlink()
+
+
+def _replace(bundle: Path, target: Path, known: bool) -> Path | None:
+    return publish.replace(bundle, target, known=known)
+
+
 def _run_of(target: str) -> str:
     return target.rpartition("run_id=")[2]
 
@@ -608,5 +652,5 @@ def published_words(is_cut: bool) -> str:
 
 def segmented_words(segments: int, outside: int) -> str:
     """Say of a file that its run is cut into segments, with so many rows outside of all."""
-    left = f", {outside} rows in none" if outside else ""
+    left = f", {counted(outside, 'row')} in no segment" if outside else ""
     return f"Its run is published with {segments} segment{'' if segments == 1 else 's'}{left}."

@@ -6,7 +6,8 @@ value, since thousands of files would otherwise say thousands of things.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 from nanolab_daemon.header import Quantity, quantity, shortened
 from nanolab_daemon.model import Header
@@ -41,10 +42,8 @@ def _found(procedure: Procedure | None, header: Header, columns: tuple[str, ...]
             f"{files} have a column {{}} that the registry does not know: it is kept.",
             f"{files} have more columns that the registry does not know: they are kept.",
         )
-        names = {**procedure.parameters, **{old: procedure.parameters[new] for old, new in procedure.renamed.items()}}
-        # The registry looks for a start time among the parameters too.
-        yield from _values(files, "parameter", header.parameters, {**procedure.metadata, **names})
-        yield from _values(files, "metadata entry", header.metadata, procedure.metadata)
+        yield from _values(files, "parameter", header.parameters, partial(_parameter, procedure))
+        yield from _values(files, "metadata entry", header.metadata, procedure.metadata.get)
         yield from _renamed(files, procedure, header)
     yield from _each(
         header.repeated,
@@ -57,8 +56,16 @@ def _found(procedure: Procedure | None, header: Header, columns: tuple[str, ...]
         yield f"{files} have lines beginning with # between their rows: they are kept apart, as nanolab.comments."
 
 
+def _parameter(procedure: Procedure, name: str) -> ParameterType | None:
+    present = procedure.renamed.get(name, name)
+    # The registry looks for a start time among the parameters too.
+    return procedure.parameters.get(present) or procedure.metadata.get(name)
+
+
 def _renamed(files: str, procedure: Procedure, header: Header) -> Iterator[str]:
     """Tell which parameters a header has under two of their names."""
+    if procedure.renamed.keys().isdisjoint(header.parameters):
+        return
     for present in dict.fromkeys(procedure.renamed.values()):
         names = [present, *(old for old, new in procedure.renamed.items() if new == present)]
         here = [_quoted(name) for name in names if name in header.parameters]
@@ -69,15 +76,17 @@ def _renamed(files: str, procedure: Procedure, header: Header) -> Iterator[str]:
             )
 
 
-def _values(files: str, what: str, written: Mapping[str, str], known: Mapping[str, ParameterType]) -> Iterator[str]:
+def _values(
+    files: str, what: str, written: Mapping[str, str], known: Callable[[str], ParameterType | None]
+) -> Iterator[str]:
     """Tell which of the values of one section can't be read as what they should be."""
     yield from _each(
-        (name for name in written if name not in known),
+        (name for name in written if known(name) is None),
         f"{files} have a {what} {{}} that the registry does not know: {_KEPT}.",
         f"{files} have more of such, which the registry does not know ({what}): all are kept in the header record.",
     )
     for name, text in written.items():
-        wanted = known.get(name)
+        wanted = known(name)
         problem = _problem(text, wanted) if wanted is not None else ""
         if problem:
             yield f"{files} have a {what} {_quoted(name)} {problem}: {_KEPT}."

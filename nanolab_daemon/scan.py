@@ -38,7 +38,7 @@ class NameTest:
     """The test of whether a path relative to raw is an instrument file's, judged by its name."""
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
-        self._wanted = _union(pattern for pattern in include if "/" not in pattern)
+        self._wanted = _union(pattern for pattern in include if "/" not in pattern) or (lambda _: None)
         self._wanted_paths = _union(pattern for pattern in include if "/" in pattern)
         self._refused = _union(pattern for pattern in exclude if "/" not in pattern)
         self._refused_paths = _union(pattern for pattern in exclude if "/" in pattern)
@@ -57,9 +57,9 @@ class NameTest:
         wanted_paths, refused_paths = self._wanted_paths, self._refused_paths
 
         def test(name: bytes) -> bool:
-            if not wanted(name) and not wanted_paths(above + name):
+            if not wanted(name) and not (wanted_paths and wanted_paths(above + name)):
                 return False
-            return not (never(name) or refused(name) or refused_paths(above + name))
+            return not (never(name) or (refused and refused(name)) or (refused_paths and refused_paths(above + name)))
 
         return test
 
@@ -72,10 +72,10 @@ def name_test(include: Sequence[str], exclude: Sequence[str]) -> NameTest:
     return NameTest(include, exclude)
 
 
-def _union(patterns: Iterable[str]) -> Callable[[bytes], object]:
+def _union(patterns: Iterable[str]) -> Callable[[bytes], object] | None:
     every = [fnmatch.translate(pattern) for pattern in patterns]
     if not every:
-        return lambda _: None
+        return None
     return re.compile(os.fsencode("|".join(f"(?:{one})" for one in every)), re.DOTALL).match
 
 

@@ -6,15 +6,15 @@ Reads the staged file only; how it is to be cut stands in its notes. Knows neith
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from nanolab_daemon import manifest, parquet, phases, publish, sweeps
+from nanolab_daemon import manifest, parquet, phases, publish, sweeps, tables
 from nanolab_daemon.model import OutputFile, Segment, SegmentKind
 from nanolab_daemon.tasks import (
     CannotWrite,
@@ -67,25 +67,50 @@ def _make(
     job: SegmentJob, stage_root: Path, temp: Path, min_points: int
 ) -> tuple[Segmented | StagedFileLost, Path | None]:
     try:
-        run = parquet.read((stage_root / job.stage_path).read_bytes())
-        if job.source_sha256 not in ("", run[1]["source_sha256"]):
+        run = _read((stage_root / job.stage_path).read_bytes())
+        notes = run.notes
+        if job.source_sha256 not in ("", notes["source_sha256"]):
             raise ValueError("it is made from other bytes than the ledger says")
-        cut = cut_run(*run, min_points)
+        cut = cut_run(run.data, notes, min_points)
     except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid, KeyError, ValueError) as error:
         return StagedFileLost(job.run_id, f"{job.stage_path} can't be read back: {error}"), None
-    table, notes = run
     files: dict[str, memoryview] = {}
     outputs: list[OutputFile] = []
     common: dict[str, object] = {key: notes[key] for key in ("run_id", "source_sha256", "version") if key in notes}
     common["segment_kind"] = str(cut.kind)
-    for number, piece in enumerate(cut.segments):
-        encoded = parquet.encode(_table(table, number, piece, cut), common)
+    for number, (table, texts) in enumerate(_tables(run, cut)):
+        encoded = parquet.encode(table, common, texts)
         name = f"segment={number}/part-000.parquet"
         files[name] = encoded
-        outputs.append(parquet.described(f"{job.target}/{name}", encoded, piece.stop - piece.start))
-    inside = sum(piece.stop - piece.start for piece in cut.segments)
-    outcome = Segmented(job.run_id, notes["source_sha256"], tuple(outputs), table.num_rows - inside, None)
+        outputs.append(parquet.described(f"{job.target}/{name}", encoded, table.num_rows))
+    outside = run.data.num_rows - sum(file.rows for file in outputs)
+    outcome = Segmented(job.run_id, notes["source_sha256"], tuple(outputs), outside, None)
     return outcome, publish.write_bundle(temp, files) if files else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A staged run: the table of its data columns, the values of its constant ones by name, its notes."""
+
+    data: pa.Table
+    constants: Mapping[str, Hashable]
+    notes: Mapping[str, str]
+
+
+def _read(staged: bytes) -> _Run:
+    """Read a staged run; of the constant columns only what its notes say, unless they are older than that."""
+    how: dict[str, Any] = {}
+
+    def wanted(notes: Mapping[str, str]) -> list[str] | None:
+        how.update(json.loads(notes["segments"]))
+        return how.get("data")
+
+    table, notes = parquet.read(staged, wanted)
+    values = how.get("constants")
+    if values is None:
+        values = {name: table.column(name)[0].as_py() for name, _ in tables.RUN}
+        table = table.drop_columns(list(values))
+    return _Run(table, values, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +133,36 @@ def cut_run(run: pa.Table, notes: Mapping[str, str], min_points: int) -> Cut:
     return Cut(kind, phases.cut(values, kind, min_points), times)
 
 
-def _table(run: pa.Table, number: int, piece: Segment, cut: Cut) -> pa.Table:
-    """Give one segment's rows with the segment columns after the staged ones; phases have their times, too."""
-    rows = piece.stop - piece.start
-    table = run.slice(piece.start, rows)
-    real = pa.float64()
-    columns: list[parquet.Constant] = [
-        ("segment_id", pa.int64(), number),
-        ("segment_type", pa.string(), piece.label),
-        ("segment_v_start", real, piece.v_start),
-        ("segment_v_end", real, piece.v_end),
-        ("segment_direction", pa.string(), piece.direction),
-    ]
-    for name, kind, value in columns:
-        table = table.append_column(name, parquet.constant(kind, value, rows))
-    table = table.append_column("point_in_segment", pa.array(np.arange(rows, dtype=np.int64)))
-    if cut.kind is SegmentKind.SWEEP:
-        return table
+def _tables(run: _Run, cut: Cut) -> Iterator[tuple[pa.Table, list[str]]]:
+    """Give each segment's rows, the segment columns after the staged ones, and the names of the columns of text."""
+    timed = cut.kind is not SegmentKind.SWEEP
+    layout = tables.segment_layout(tuple(run.data.column_names), timed=timed)
+    data = [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in run.data.columns]
+    longest = max((piece.stop - piece.start for piece in cut.segments), default=0)
+    same = tables.constants(tables.RUN, run.constants, longest)
+    for number, piece in enumerate(cut.segments):
+        rows = piece.stop - piece.start
+        own: dict[str, Hashable] = {
+            "segment_id": number,
+            "segment_type": piece.label,
+            "segment_v_start": piece.v_start,
+            "segment_v_end": piece.v_end,
+            "segment_direction": piece.direction,
+        }
+        columns = [column.slice(piece.start, rows) for column in data]
+        columns += [column.slice(0, rows) for column in same]
+        columns += [*tables.constants(tables.SEGMENT, own, rows), tables.counted(rows)]
+        if timed:
+            columns += tables.constants(tables.TIMES, _times(cut, piece), rows)
+        yield pa.Table.from_arrays(columns, schema=layout.schema), layout.texts
+
+
+def _times(cut: Cut, piece: Segment) -> dict[str, Hashable]:
+    """Give the times of a phase's first and last row; a row that lost its time does not take the phase's away."""
     times = np.empty(0) if cut.times_s is None else cut.times_s[piece.start : piece.stop]
-    known = times[~np.isnan(times)]  # a row that lost its time does not take the phase's away
-    for name, at in (("segment_t_start_s", 0), ("segment_t_end_s", -1)):
-        moment = float(known[at]) if known.size else None
-        table = table.append_column(name, parquet.constant(real, moment, rows))
-    return table
+    known = times[~np.isnan(times)]
+    first, last = (float(known[0]), float(known[-1])) if known.size else (None, None)
+    return {"segment_t_start_s": first, "segment_t_end_s": last}
 
 
 def _publish(

@@ -18,7 +18,7 @@ from itertools import islice
 from types import FrameType
 from typing import Any
 
-from nanolab_daemon import __version__
+from nanolab_daemon import __version__, memory, room
 from nanolab_daemon.backlog import Backlog, Reach, Rules
 from nanolab_daemon.belongings import Belongings
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, unusable
@@ -39,6 +39,7 @@ from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rawfile import LIMITS
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.scans import Order, Scans
+from nanolab_daemon.settings import counted
 from nanolab_daemon.tasks import Selection, Staged, StageJob, StageOutcome
 from nanolab_daemon.wakeup import Wakeup
 from nanolab_daemon.watch import Hint, Kind
@@ -55,6 +56,8 @@ SHARE_S = 0.25
 RESCAN_SOON_S = 0.2
 MOST_UNLISTED = 20
 LONGEST_WAIT_S = 1.0
+GIVE_BACK_EVERY_S = 60.0
+ROOM_AGAIN_S = 1.0
 USUAL = Rules(abandoned_after_s=math.inf, steady=True)
 """A header without rows waits without limit while the daemon runs."""
 
@@ -71,7 +74,23 @@ def run(config: Config, *, reload: Callable[[], Config], confine: bool = False) 
     require_packages(config)
     registry = Registry.builtin().with_overrides(config.procedures)
     notifier = Notifier()
-    notifier.starting(time.monotonic())
+    while True:
+        notifier.starting(time.monotonic())
+        try:
+            _run(config, registry, reload, notifier, confine=confine)
+        except (NanolabError, OSError) as error:
+            if notifier.is_ready or not room.is_lacking(error):
+                raise
+            logger(__name__).error("can't begin", **{REASON: str(error)})
+            time.sleep(ROOM_AGAIN_S)
+            room.wait(config, notifier)
+        else:
+            return 0
+
+
+def _run(
+    config: Config, registry: Registry, reload: Callable[[], Config], notifier: Notifier, *, confine: bool
+) -> None:
     with Lock(config.paths.state, "run"):
         if confine:
             _confine(config)
@@ -83,7 +102,6 @@ def run(config: Config, *, reload: Callable[[], Config], confine: bool = False) 
         finally:
             with contextlib.suppress(sqlite3.Error):
                 catalog.close()
-    return 0
 
 
 def _confine(config: Config) -> None:
@@ -128,6 +146,7 @@ class Daemon:
         self._belongings = Belongings(config.paths.state, catalog, self._engine.registrar.commit)
         self._page = Page(config)
         self._check_at = 0.0
+        self._give_back_at = 0.0
         self._scanned_at = 0.0  # when a pass over everything last ended, in seconds since 1970; 0: never
         self._unpublished: list[float] = []  # since when the runs wait that the next commit makes good
         self._unlisted: dict[bytes, dict[bytes, str]] = {}  # by place: folders, and why
@@ -206,7 +225,7 @@ class Daemon:
         if engine.paused is not None:
             return f"paused: {engine.paused.reason}"
         to_stage, to_cut = (lane.waiting + lane.busy for lane in (engine.staging, engine.cutting))
-        done = f"{tally.staged_done:,} files and {tally.segments:,} segments done"
+        done = f"{counted(tally.staged_done, 'file')} and {counted(tally.segments, 'segment')} done"
         line = f"{done}; {to_stage:,} and {to_cut:,} in line; {len(self._follower):,} followed"
         rejected = tally.outcomes["rejected"]
         frozen = len(self._lookout.frozen_words)
@@ -219,6 +238,9 @@ class Daemon:
             self._belongings.check()
             self._lookout.check(now)
             self._page.look(now)
+        if now >= self._give_back_at:
+            self._give_back_at = now + GIVE_BACK_EVERY_S
+            memory.give_back()
         more = False
         if not self._lookout.degraded:
             more = self._hear(now)

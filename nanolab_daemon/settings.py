@@ -234,6 +234,11 @@ class Zone:
         return text.strip()
 
 
+def counted(number: int, what: str) -> str:
+    """Write how many there are of something, `what` being the word for one of them."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean …?)` for the nearest known word, or nothing."""
     import difflib

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TextIO
 
@@ -130,6 +130,7 @@ class Instrument:
         speed: float = 1.0,
         told: Callable[[Event], None] = lambda _: None,
         newline: str = "\r\n",
+        zone: tzinfo | None = None,
     ) -> None:
         self.files: dict[Path, Measurement] = {}
         self._folder = folder
@@ -137,6 +138,7 @@ class Instrument:
         self._speed = speed
         self._told = told
         self._newline = newline
+        self._zone = zone
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self.measure, name="instrument", daemon=True)
 
@@ -201,7 +203,7 @@ class Instrument:
         self._told(Event(measurement, path, f"ends after {len(measurement.written)} of {len(measurement.rows)} rows"))
 
     def _free_name(self, procedure: str) -> Path:
-        day = datetime.now().strftime("%Y-%m-%d")  # the PC's own date
+        day = datetime.now(self._zone).strftime("%Y-%m-%d")  # the date of the PC's own clock
         folder = self._folder / day
         folder.mkdir(parents=True, exist_ok=True)
         names = (folder / f"{procedure}{day}_{number}.csv" for number in itertools.count(1))

@@ -9,19 +9,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
-from nanolab_daemon import __version__, parquet, publish, rawfile
+from nanolab_daemon import __version__, parquet, publish, rawfile, tables
 from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError, RejectCause
 from nanolab_daemon.facts import Judged, Lab, judge
 from nanolab_daemon.header import parse_header
-from nanolab_daemon.model import WAITING_WORDS, FileState, Header, Rejection
+from nanolab_daemon.model import WAITING_WORDS, FileState, Header, Rejection, RunFacts
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rows import Rows, read_rows
@@ -161,7 +161,23 @@ def _staged(
 ) -> tuple[Staged, memoryview | None]:
     facts = judged.facts
     target = f"proc={facts.proc}/date={facts.date}/run_id={facts.run_id}"
-    encoded = parquet.encode(_table(header, rows, judged, shown_path(job.path)), _notes(header, rows, judged, sha256))
+    names = tuple(name for name, _ in judged.layout)
+    layout = tables.run_layout(names)
+    constants = _constants(facts, shown_path(job.path))
+    columns = [pa.nulls(rows.count, pa.float64()) if at is None else rows.columns[at] for _, at in judged.layout]
+    columns += tables.constants(tables.RUN, constants, rows.count)
+    notes = _notes(header, rows, judged, sha256)
+    if judged.segments is not None:  # with all that the second stage need not read out of the columns
+        cut = judged.segments
+        notes["segments"] = {
+            "kind": cut.kind,
+            "column": cut.column,
+            "step": cut.step,
+            "time": cut.time,
+            "data": names,
+            "constants": constants,
+        }
+    encoded = parquet.encode(pa.Table.from_arrays(columns, schema=layout.schema), notes, layout.texts)
     outcome = Staged(
         fingerprint=contents.fingerprint,
         sha256=sha256,
@@ -175,31 +191,20 @@ def _staged(
     return outcome, None if job.dry else encoded
 
 
-def _table(header: Header, rows: Rows, judged: Judged, source_file: str) -> pa.Table:
-    """Lay out the staged columns: known data columns, unknown ones, then what is constant over the run."""
-    names: list[str] = []
-    columns: list[pa.Array] = []
-    for name, index in judged.layout:
-        names.append(name)
-        columns.append(pa.nulls(rows.count, pa.float64()) if index is None else rows.columns[index])
-    facts = judged.facts
-    text, real, whole = pa.string(), pa.float64(), pa.int64()
-    for name, kind, value in (
-        ("run_id", text, facts.run_id),
-        ("proc", text, facts.proc),
-        ("start_dt", pa.timestamp("us", "UTC"), facts.start_us),
-        ("source_file", text, source_file),
-        ("with_light", pa.bool_(), facts.with_light),
-        ("wavelength_nm", real, facts.wavelength_nm),
-        ("laser_voltage_V", real, facts.laser_voltage_V),
-        ("chip_group", text, facts.chip_group),
-        ("chip_number", whole, facts.chip_number),
-        ("sample", text, facts.sample),
-        ("procedure_version", text, facts.procedure_version),
-    ):
-        names.append(name)
-        columns.append(parquet.constant(kind, value, rows.count))
-    return pa.table(columns, names=names)
+def _constants(facts: RunFacts, source_file: str) -> dict[str, Hashable]:
+    return {
+        "run_id": facts.run_id,
+        "proc": facts.proc,
+        "start_dt": facts.start_us,
+        "source_file": source_file,
+        "with_light": facts.with_light,
+        "wavelength_nm": facts.wavelength_nm,
+        "laser_voltage_V": facts.laser_voltage_V,
+        "chip_group": facts.chip_group,
+        "chip_number": facts.chip_number,
+        "sample": facts.sample,
+        "procedure_version": facts.procedure_version,
+    }
 
 
 def _notes(header: Header, rows: Rows, judged: Judged, sha256: str) -> dict[str, object]:
@@ -213,8 +218,6 @@ def _notes(header: Header, rows: Rows, judged: Judged, sha256: str) -> dict[str,
         "metadata": dict(header.metadata),
         "flags": list(judged.facts.flags or ()),
     }
-    if judged.segments is not None:
-        notes["segments"] = asdict(judged.segments)
     if rows.comments:
         notes["comments"] = [list(comment) for comment in rows.comments]
     if rows.bad_rows_skipped:

@@ -36,8 +36,9 @@ def boundaries(values: NDArray[np.float64], smallest_step: float) -> NDArray[np.
     significant one. A crossing lies before the row that leaves one side of zero (`<0 → ≥0`, `>0 → ≤0`). A NaN is
     passed over: the values around it are neighbours.
     """
-    rows = np.flatnonzero(~np.isnan(values))
-    known = values[rows]
+    unknown = np.isnan(values)
+    rows = np.flatnonzero(~unknown) if unknown.any() else None
+    known = values if rows is None else values[rows]
     with np.errstate(over="ignore", invalid="ignore"):  # with infinities, and at the ends of what a float can hold
         steps = np.diff(known)
     significant = np.flatnonzero(np.abs(steps) >= smallest_step * SLACK)
@@ -45,8 +46,8 @@ def boundaries(values: NDArray[np.float64], smallest_step: float) -> NDArray[np.
     reversals = significant[1:][upwards[1:] != upwards[:-1]] + 1
     before, after = known[:-1], known[1:]
     crossings = np.flatnonzero(((before < 0) & (after >= 0)) | ((before > 0) & (after <= 0))) + 1
-    found: NDArray[np.intp] = rows[np.union1d(reversals, crossings)]
-    return found
+    found: NDArray[np.intp] = np.union1d(reversals, crossings)
+    return found if rows is None else rows[found]
 
 
 def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> list[Segment]:
@@ -63,8 +64,10 @@ def cut(values: NDArray[np.float64], step: float | None, min_points: int) -> lis
 
 
 def _named(values: NDArray[np.float64], start: int, stop: int) -> Segment:
-    piece = values[start:stop]
-    known = piece[~np.isnan(piece)]
+    known = values[start:stop]
+    unknown = np.isnan(known)
+    if unknown.any():
+        known = known[~unknown]
     first, last = float(known[0]), float(known[-1])  # there is one: a NaN makes no boundary
     negative = bool((known < 0).any())
     increasing = last >= first

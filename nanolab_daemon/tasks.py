@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from nanolab_daemon.model import FileState, Fingerprint, OutputFile, Rejection, RunFacts
+from nanolab_daemon.names import shown_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,22 @@ class Unselected:
     date: str
 
 
+def words_of(error: OSError, root: Path) -> str:
+    """Give what the machine has refused; with the folder below `root` in which it was, whatever file was to be there.
+
+    Of what is made aside the program's own name for it would tell nobody anything.
+    """
+    words = error.strerror or str(error)
+    try:
+        below = Path(os.fsdecode(error.filename or b"")).relative_to(root).parts
+    except ValueError:
+        return words
+    folders = [part for part in below if "=" in part]
+    if not folders or below[0].startswith("."):
+        return words
+    return f"{words} ({shown_path(os.fsencode(Path(*below[: below.index(folders[-1]) + 1])))})"
+
+
 @dataclass(frozen=True, slots=True)
 class CannotWrite:
     """The machine refused a write: full disk, quota, missing rights. Nobody's file is to blame."""
@@ -187,8 +205,8 @@ class CannotWrite:
 
     @classmethod
     def of(cls, error: OSError, root: Path) -> Self:
-        """Tell what the machine has refused."""
-        return cls(str(root), error.strerror or str(error), error.errno or 0)
+        """Tell what the machine has refused, and where, if that is further down."""
+        return cls(str(root), words_of(error, root), error.errno or 0)
 
 
 StageOutcome = (

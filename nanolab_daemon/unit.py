@@ -46,6 +46,11 @@ class Lab:
         return f"{self.stem}.socket"
 
     @property
+    def notices(self) -> str:
+        """The name of the unit that tells people."""
+        return f"{self.stem}-notify.service"
+
+    @property
     def user(self) -> str:
         """The user as whom it runs unless another is chosen."""
         return f"nanolab-{self.name}" if self.name else "nanolab"
@@ -82,7 +87,27 @@ class Service:
 
     def unit(self) -> str:
         """Give the unit."""
-        needed = [self.paths.raw, *self.writable]
+        mount = f"Wants={self.raw_mount}\nAfter={self.raw_mount}" if self.raw_mount else "# It is on the root disk."
+        return filled(
+            f"{PROGRAM}.service",
+            {
+                **self._words([self.paths.raw, *self.writable]),
+                "SOCKET": f"Sockets={self.lab.socket}" if self.address else "# No web page is wanted (http.enabled).",
+                "WRITABLE": _listed(self.writable),
+                "RAW_MOUNT": mount,
+                "WANTED_BY": " ".join(["multi-user.target", *self.other_mounts]),
+            },
+        )
+
+    def notices(self, addresses: Path) -> str:
+        """Give the unit that tells people; `addresses` is the file of whom."""
+        state = self.paths.state
+        data = [one for one in (self.paths.raw, self.paths.stage, self.paths.output) if not state.is_relative_to(one)]
+        words = self._words([state, addresses], data)
+        return filled(f"{PROGRAM}-notify.service", {**words, "STATE": quoted(state)})
+
+    def _words(self, needed: Sequence[Path], forbidden: Iterable[Path] = ()) -> dict[str, str]:
+        """Give what all units say: by whom, what is run, and what of the machine is seen."""
         at_home = [folder for folder in self.program if _is_below(folder, HOMES)]
         if any(_is_below(folder, HOMES) for folder in needed):
             protect, bind = "read-only", "# The laboratory's folders are in a home folder, which is therefore seen."
@@ -92,25 +117,17 @@ class Service:
         else:
             protect, bind = "yes", "# Neither the program nor the laboratory's folders are in a home folder."
         hidden = [one for one in NOBODYS if not any(_is_below(n, [one]) for n in (*needed, *self.program))]
-        mount = f"Wants={self.raw_mount}\nAfter={self.raw_mount}" if self.raw_mount else "# It is on the root disk."
-        return filled(
-            f"{PROGRAM}.service",
-            {
-                "UNIT": self.lab.unit,
-                "TITLE": f" ({self.lab.name})" if self.lab.name else "",
-                "COMMAND": " ".join(quoted(word).replace("$", "$$") for word in self.command),
-                "CONFIG": quoted(self.lab.config),
-                "SOCKET": f"Sockets={self.lab.socket}" if self.address else "# No web page is wanted (http.enabled).",
-                "USER": self.user,
-                "GROUP": self.group,
-                "WRITABLE": _listed(self.writable),
-                "RAW_MOUNT": mount,
-                "HIDDEN": _listed(hidden, "-"),
-                "PROTECT_HOME": protect,
-                "PROGRAM_IN_HOME": bind,
-                "WANTED_BY": " ".join(["multi-user.target", *self.other_mounts]),
-            },
-        )
+        return {
+            "UNIT": self.lab.unit,
+            "TITLE": f" ({self.lab.name})" if self.lab.name else "",
+            "COMMAND": " ".join(quoted(word).replace("$", "$$") for word in self.command),
+            "CONFIG": quoted(self.lab.config),
+            "USER": self.user,
+            "GROUP": self.group,
+            "HIDDEN": _listed([*hidden, *forbidden], "-"),
+            "PROTECT_HOME": protect,
+            "PROGRAM_IN_HOME": bind,
+        }
 
     def socket(self) -> str:
         """Give the unit of the web page's socket."""

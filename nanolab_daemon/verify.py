@@ -5,6 +5,7 @@ Changes nothing. Files are read and hashed by workers; this process reads names 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import time
@@ -217,6 +218,19 @@ class _Look:
             for path in _files_below(Path(root), lambda name: name == SET_ASIDE):
                 self._problem("set_aside", path, "was in the way of a run, and is not the program's", _FOREIGN)
             self._look_at_temporary(Path(root) / TEMP_FOLDER)
+        self._look_for_strangers(
+            self._stage, lambda name: name.startswith("proc=") or name == Path(MANIFEST).parts[0]
+        )
+        self._look_for_strangers(self._output, lambda name: name.endswith("_segments"))
+
+    def _look_for_strangers(self, root: str, ours: Callable[[str], bool]) -> None:
+        """Note what lies beside the program's folders. No reader meets it, and a person may have put it there."""
+        with contextlib.suppress(OSError):  # told where it matters
+            others = sorted(n for n in os.listdir(root) if not ours(n) and n not in (SET_ASIDE, TEMP_FOLDER))  # noqa: PTH208
+            if others:
+                more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+                name = shown_path(os.fsencode(os.path.join(root, others[0])))
+                self._notes.append(f"{name}{more}: not the program's. {_FOREIGN}")
 
     def _look_at(self, path: str) -> None:
         if path in self._expected or path in self._known or f"{path}/{PART}" in self._expected:

@@ -12,13 +12,13 @@ from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from nanolab_daemon import control, lock, quality, rawfile
+from nanolab_daemon import control, lock, quality, rawfile, remedy
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, RunRecord
 from nanolab_daemon.config import Config
-from nanolab_daemon.errors import EngineError, NanolabError
+from nanolab_daemon.errors import EngineError, NanolabError, RejectCause
 from nanolab_daemon.header import parse_header, shortened
-from nanolab_daemon.locate import Located, locate, why_not
-from nanolab_daemon.model import FileState, Header
+from nanolab_daemon.locate import Located, NotCounted, locate, not_counted
+from nanolab_daemon.model import Header, Rejection
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.ramps import expectation
@@ -26,15 +26,18 @@ from nanolab_daemon.report import moment
 from nanolab_daemon.settings import escaped
 
 NEIGHBOURS = 2
+MOST_OF_A_LINE = 4096
+"""Bytes of a line that are looked at to show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the raw file, from 1; `offending` is the one that was refused."""
+    """One line of the raw file, from 1; `offending` is the one that was refused, `mark` where in its text."""
 
     number: int
     text: str
     offending: bool
+    mark: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """All of it. Times are the lab's; what is not known is None."""
+    """All of it. Times are the lab's; what is not known is None.
+
+    `live_trouble` tells why a daemon that runs gave no answer.
+    """
 
     file: str
     full_path: str
@@ -123,6 +129,7 @@ class Why:
     header_trouble: str = ""
     run: Run | None = None
     live: Mapping[str, Any] | None = None
+    live_trouble: str = ""
 
 
 def why(config: Config, text: str) -> Why:
@@ -131,25 +138,25 @@ def why(config: Config, text: str) -> Why:
     try:
         located = locate(text, config, catalog)
         record = catalog.file(located.path) if catalog is not None and located.path is not None else None
-        not_counted = why_not(located, config)
+        passed = not_counted(located, config)
         if record is None:
-            return _unknown(located, config, not_counted)
+            return _unknown(located, config, passed)
         run = catalog.run(record.run_id) if catalog is not None and record.run_id else None
         misdated = catalog is not None and run is not None and bool(quality.misdated(catalog.copies(run.run_id)))
-        return _known(located, record, run, config, not_counted, misdated=misdated)
+        return _known(located, record, run, config, passed, misdated=misdated)
     finally:
         if catalog is not None:
             catalog.close()
 
 
-def _unknown(located: Located, config: Config, not_counted: str) -> Why:
+def _unknown(located: Located, config: Config, passed: NotCounted | None) -> Why:
     running = lock.holder(config.paths.state) is not None
     shown = shown_path(located.path if located.path is not None else located.full)
     exists = os.path.lexists(located.full)
-    if not_counted:
-        next_ = "Nothing will be done with it." if exists else "Check the name; names are relative to the raw folder."
-        return Why(shown, shown_path(located.full), exists, False, None, not_counted, next_)
-    live = _live(config, located.path)
+    if passed is not None:
+        next_ = f"Nothing will be done with it. {passed.remedy}" if exists else passed.remedy
+        return Why(shown, shown_path(located.full), exists, False, None, passed.reason, next_)
+    live, silent = _live(config, located.path)
     next_ = (
         "Nothing is to be done: the daemon looks at it in a moment."
         if running
@@ -162,14 +169,21 @@ def _unknown(located: Located, config: Config, not_counted: str) -> Why:
     facts = None if header is None else _facts(header)
     return Why(
         shown, shown_path(located.full), True, False, None, reason, next_,
-        header=facts, header_trouble=trouble, live=live,
+        header=facts, header_trouble=trouble, live=live, live_trouble=silent,
     )  # fmt: skip
 
 
 def _known(
-    located: Located, record: FileRecord, run: RunRecord | None, config: Config, not_counted: str, *, misdated: bool
+    located: Located,
+    record: FileRecord,
+    run: RunRecord | None,
+    config: Config,
+    passed: NotCounted | None,
+    *,
+    misdated: bool,
 ) -> Why:
     zone = ZoneInfo(config.lab.timezone)
+    registry = Registry.builtin().with_overrides(config.procedures)
     try:
         exists = True
         now = rawfile.fingerprint(os.lstat(located.full))
@@ -179,6 +193,8 @@ def _known(
     header, trouble = _header(located.full, config) if exists else (None, "the file has gone")
     refused = record.rejection
     line = refused.line if refused else None
+    if refused is not None and line is None and exists:
+        line = _place(located.full, refused.cause, config.limits.max_header_bytes)
     expected: tuple[int, ...] = ()
     end_s, rule = None, ""
     if run is not None:
@@ -186,7 +202,6 @@ def _known(
         expected = () if end.expected_rows is None else (end.expected_rows,)
         end_s, rule = end.expected_end_s, end.rule
     elif header is not None:
-        registry = Registry.builtin().with_overrides(config.procedures)
         hoped = expectation(registry.get(header.procedure), header)
         expected, end_s, rule = hoped.rows, hoped.end_s, hoped.rule
     reason = record.reason
@@ -194,8 +209,10 @@ def _known(
         reason = f"Its raw file has gone. {reason}"
     elif not exists:
         reason = f"Its raw file is not there at this moment; whether it is gone for good is not concluded. {reason}"
-    if not_counted and exists:
-        reason = f"{reason} By now it does not count any more: {not_counted[0].lower()}{not_counted[1:]}"
+    if passed is not None and exists:
+        reason = f"{reason} By now it does not count any more: {passed.reason[0].lower()}{passed.reason[1:]}"
+    live, silent = _live(config, record.path)
+    published = None if run is None else _run(run, config, zone, misdated=misdated)
     return Why(
         file=shown_path(record.path),
         full_path=shown_path(located.full),
@@ -203,7 +220,15 @@ def _known(
         known=True,
         state=str(record.state),
         reason=reason,
-        next=_next(record, run, config, exists=exists, changed=changed),
+        next=remedy.of_file(
+            record,
+            run,
+            running=lock.holder(config.paths.state) is not None,
+            exists=exists,
+            changed=changed,
+            known_procedure=record.proc is None or registry.get(record.proc) is not None,
+            unpublished=published is not None and not all(output.there for output in published.outputs),
+        ),
         first_seen=moment(record.seen_at, zone),
         judged_at=moment(record.judged_at, zone),
         judged_by=record.version,
@@ -217,14 +242,15 @@ def _known(
         cause=str(refused.cause) if refused else None,
         line=line,
         text=refused.text if refused else None,
-        lines=_around(located.full, line) if line is not None and exists else (),
+        lines=_around(located.full, line, _width(header, refused)) if line is not None and exists else (),
         attempts=record.attempts,
         republished=record.republished,
         skip_bad_rows=record.skip_bad_rows,
         header=None if header is None else _facts(header),
         header_trouble=trouble,
-        run=None if run is None else _run(run, config, zone, misdated=misdated),
-        live=_live(config, record.path),
+        run=published,
+        live=live,
+        live_trouble=silent,
     )
 
 
@@ -257,41 +283,15 @@ def _run(run: RunRecord, config: Config, zone: ZoneInfo, *, misdated: bool) -> R
     )
 
 
-def _next(record: FileRecord, run: RunRecord | None, config: Config, *, exists: bool, changed: bool) -> str:
-    running = lock.holder(config.paths.state) is not None
-    by_itself = "the daemon takes it by itself" if running else "start the daemon, or run `nanolab-daemon backfill`"
-    if not exists:
-        kept = " Its run stays published." if run is not None else ""
-        return f"Nothing is to be done.{kept}"
-    if changed:
-        return f"It has changed since it was judged: {by_itself}."
-    match record.state:
-        case FileState.REJECTED:
-            advice = record.rejection.advice if record.rejection else ""
-            return advice or "Mend the file, or copy the original again: it is tried again when its bytes change."
-        case FileState.QUEUED | FileState.STARTED | FileState.MEASURING:
-            return f"Wait for the measurement; then, {by_itself}."
-        case FileState.WAITING:
-            return f"Let the user that runs nanolab-daemon read it; then, {by_itself}."
-        case FileState.DUPLICATE:
-            return "Nothing is to be done: its bytes are published once, from the other file."
-        case FileState.SUPERSEDED:
-            return "Nothing is to be done, unless this file is the right one: then take the other out of raw."
-    if run is not None and run.segmentation == "pending":
-        how = "the daemon makes them" if running else "run `nanolab-daemon preprocess`"
-        return f"Its segments are to be made: {how}."
-    if run is not None and run.segmentation == "failed":
-        return "Its second stage failed; `nanolab-daemon backfill --force` tries it again."
-    return "Nothing is to be done."
-
-
-def _live(config: Config, path: bytes | None) -> dict[str, Any] | None:
+def _live(config: Config, path: bytes | None) -> tuple[dict[str, Any] | None, str]:
+    """Ask a daemon what it knows of the file; else tell why one that runs does not answer."""
     if path is None or lock.holder(config.paths.state) is None:
-        return None
+        return None, ""
+    question = {"ask": "file", "path": os.fsdecode(path)}
     try:
-        return control.ask(config.paths.state, {"ask": "file", "path": os.fsdecode(path)})
-    except EngineError:
-        return None
+        return control.ask(config.paths.state, question, control.LOOK_S), ""
+    except EngineError as error:
+        return None, str(error)
 
 
 def _header(full: bytes, config: Config) -> tuple[Header | None, str]:
@@ -309,7 +309,27 @@ def _facts(header: Header) -> HeaderFacts:
     return HeaderFacts(header.procedure, dict(header.parameters), dict(header.metadata), header.columns)
 
 
-def _around(full: bytes, line: int) -> tuple[Line, ...]:
+def _place(full: bytes, cause: RejectCause, max_bytes: int) -> int | None:
+    """Find the line that a refusal speaks of without its number: of the start time, or the last of a torn header."""
+    if cause not in (RejectCause.BAD_START_TIME, RejectCause.BAD_HEADER):
+        return None
+    try:
+        with open(_open(full), "rb") as file:
+            lines = file.read(max_bytes).splitlines()
+    except OSError:
+        return None
+    if cause is RejectCause.BAD_HEADER:
+        return len(lines) or None
+    return next((at for at, text in enumerate(lines, 1) if text.lstrip(b"#\t ").startswith(b"Start time:")), None)
+
+
+def _width(header: Header | None, refused: Rejection | None) -> int | None:
+    """Give how many numbers a row ought to have, where it is a row that was refused."""
+    is_row = refused is not None and refused.cause is RejectCause.BAD_ROWS
+    return len(header.columns) if header is not None and is_row else None
+
+
+def _around(full: bytes, line: int, width: int | None) -> tuple[Line, ...]:
     """Read the offending line and its neighbours."""
     first = max(1, line - NEIGHBOURS)
     try:
@@ -317,10 +337,33 @@ def _around(full: bytes, line: int) -> tuple[Line, ...]:
             chosen = list(islice(file, first - 1, line + NEIGHBOURS))
     except OSError:
         return ()
-    return tuple(
-        Line(number, escaped(shortened(text.rstrip(b"\r\n").decode("utf-8", "backslashreplace"))), number == line)
-        for number, text in enumerate(chosen, first)
-    )
+    return tuple(_line(number, text, line, width) for number, text in enumerate(chosen, first))
+
+
+def _line(number: int, raw: bytes, line: int, width: int | None) -> Line:
+    text = escaped(shortened(raw[:MOST_OF_A_LINE].rstrip(b"\r\n").decode("utf-8", "backslashreplace")))
+    mark = row_mark(text, width) if number == line and width is not None else None
+    return Line(number, text, number == line, mark)
+
+
+def row_mark(text: str, width: int) -> tuple[int, int] | None:
+    """Tell where a row of `width` numbers goes wrong: the fields too many, the end if some lack, the first no number.
+
+    None where a shortened row does not show it.
+    """
+    fields = text.split(",")
+    starts = [0, *(at + 1 for at, character in enumerate(text) if character == ",")]
+    cut = text.endswith("…")
+    if len(fields) > width:
+        return starts[width] - 1, len(text)
+    if len(fields) < width and not cut:
+        return len(text), len(text) + 1
+    for start, shown in list(zip(starts, fields, strict=True))[: -1 if cut else None]:
+        try:
+            float(shown)
+        except ValueError:
+            return start, start + max(1, len(shown))
+    return None
 
 
 def _open(full: bytes) -> int:

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import struct
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -201,6 +202,20 @@ def _settle_in(channel: socket.socket) -> None:
         os.environ.pop(key, None)
     for key in _ONE_THREAD:
         os.environ[key] = "1"
+    sys.meta_path.insert(0, _WithoutPandas)
+
+
+class _WithoutPandas:
+    """Keeps pandas out: Arrow imports it, where it is installed, to ask whether a value is one of its.
+
+    That would cost each worker half a second of its start and 30 MB. (An entry of None in `sys.modules`, which is
+    meant for this, makes Arrow fail.)
+    """
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("workers do without pandas", name=name)
 
 
 def _load(entry: str, settings: bytes) -> Handler:

@@ -21,6 +21,31 @@ TIMES = frozenset({"staged_at", "segmented_at", "revision"})
 
 BOOKKEEPING = SOURCE | TIMES
 
+RUN_COLUMNS = {
+    "run_id": pl.String,
+    "proc": pl.String,
+    "start_dt": pl.Datetime("us", "UTC"),
+    "source_file": pl.String,
+    "with_light": pl.Boolean,
+    "wavelength_nm": pl.Float64,
+    "laser_voltage_V": pl.Float64,
+    "chip_group": pl.String,
+    "chip_number": pl.Int64,
+    "sample": pl.String,
+    "procedure_version": pl.String,
+}
+"""What the contract adds to the data columns of a run, and their types."""
+
+SEGMENT_COLUMNS = {
+    "segment_id": pl.Int64,
+    "segment_type": pl.String,
+    "segment_v_start": pl.Float64,
+    "segment_v_end": pl.Float64,
+    "segment_direction": pl.String,
+    "point_in_segment": pl.Int64,
+}
+"""What it adds to those for a segment."""
+
 TEMPORARY = ".nanolab-tmp"
 
 Snapshot = Mapping[str, pl.DataFrame]

@@ -103,6 +103,13 @@ def group_by(rows: int) -> int:
     return frame.group_by("key").agg(pl.col("value").sum()).height
 
 
+def scalar(value: object) -> tuple[object, bool]:
+    """Have Arrow make a scalar, and tell whether it has brought pandas in."""
+    import pyarrow as pa
+
+    return pa.scalar(value).as_py(), "pandas" in sys.modules
+
+
 class Unreadable:
     """Can be pickled and not unpickled."""
 
@@ -134,6 +141,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "wait_for": wait_for,
     "facts": facts,
     "group_by": group_by,
+    "scalar": scalar,
 }
 
 

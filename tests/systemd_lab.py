@@ -92,7 +92,8 @@ class Service:
         return "\n".join(str(record["MESSAGE"]) for record in self.journal())
 
     def until_published(self, runs: int, limit_s: float = 60.0) -> None:
-        self.machine.until(lambda: self.published() == (runs, 4 * runs), limit_s, f"for {runs} runs")
+        every_s = max(0.05, runs / 5000)  # counting many costs a while itself
+        self.machine.until(lambda: self.published() == (runs, 4 * runs), limit_s, f"for {runs} runs", every_s)
 
     def until_active(self, other_than: int = 0, limit_s: float = 30.0) -> None:
         def is_back() -> bool:

@@ -177,12 +177,14 @@ class Machine:
         """Give a property of a unit."""
         return self.run("systemctl", "show", "--property", name, "--value", unit).out.strip()
 
-    def until(self, condition: Callable[[], Any], limit_s: float = 30.0, what: str = "") -> Any:
+    def until(
+        self, condition: Callable[[], Any], limit_s: float = 30.0, what: str = "", every_s: float = 0.05
+    ) -> Any:
         """Wait for a condition, each look at which takes a process or more."""
         deadline = time.monotonic() + limit_s
         while not (value := condition()):
             if time.monotonic() > deadline:
                 journal = self.run("journalctl", "--no-pager", "-n", "40", check=False).out
                 raise AssertionError(f"waited {limit_s} s in vain {what or condition}\n{journal}")
-            time.sleep(0.05)
+            time.sleep(every_s)
         return value

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nanolab_daemon.commands import file_to_name
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.lock import Lock
@@ -39,7 +40,10 @@ class Keeper:
         self._book = Book(rules, kept.get("book"))
         self._post = Post(send, kept.get("post", ()))
         self._observer = Observer(
-            self._state, dict.fromkeys(config.notify.instruments, silent_s), float(kept.get("since", clock()))
+            self._state,
+            dict.fromkeys(config.notify.instruments, silent_s),
+            float(kept.get("since", clock())),
+            file_to_name(config.file),
         )
 
     def look(self) -> None:
@@ -61,7 +65,7 @@ class Keeper:
         try:
             found = json.loads(path.read_text())
             Book(Rules(), found["book"])
-            Post(lambda _: True, found["post"])
+            Post(lambda _: "", found["post"])
             return dict(found)
         except FileNotFoundError:
             return {}

@@ -7,22 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanolab_daemon import control
+from nanolab_daemon import control, remedy
 from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.commands import as_typed
 from nanolab_daemon.errors import QUARANTINE, EngineError
 from nanolab_daemon.model import FileState
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.notices.book import Condition, Event, capital
+from nanolab_daemon.settings import counted
 
 DEAF_AFTER_S = 60.0
 """A busy daemon answers late; one that has not answered for so long is in trouble."""
 
 
 class Observer:
-    """Looks at one daemon. `since`: what was judged until then (seconds since 1970) is known already."""
+    """Looks at one daemon. `since`: what was judged until then (seconds since 1970) is known already.
 
-    def __init__(self, state: Path, instruments: Mapping[str, float], since: float) -> None:
+    `file`: the settings to be named in the commands that are told, as `commands.file_to_name` gives them.
+    """
+
+    def __init__(self, state: Path, instruments: Mapping[str, float], since: float, file: str | None = None) -> None:
         self._state = state
+        self._file = file
         self._instruments = instruments
         self._answered = 0.0
         self._mark: object = None
@@ -69,15 +75,15 @@ class Observer:
                 newest = max(newest, record.judged_at)
                 kind = "quarantined" if refused is not None and refused.cause in QUARANTINE else "rejected"
                 cause = str(refused.cause) if refused else "unknown"
-                advice = refused.advice if refused else ""
+                advice = as_typed(remedy.of_rejection(cause, refused.advice if refused else ""), self._file)
                 found.append(Event(kind, cause, shown_path(record.path), record.reason, advice))
             for run in catalog.runs("staged_at > ? AND complete = 0", (self.since,)):
                 newest = max(newest, run.staged_at)
                 end = run.facts.completeness
                 rows = (
-                    f"{run.facts.rows:,} rows of {end.expected_rows:,}"
+                    f"{counted(run.facts.rows, 'row')} of {end.expected_rows:,}"
                     if end.expected_rows
-                    else f"{run.facts.rows:,} rows"
+                    else counted(run.facts.rows, "row")
                 )
                 found.append(Event("incomplete", run.facts.proc, shown_path(run.source), rows))
         self.since = newest

@@ -15,23 +15,29 @@ LONGEST_PAUSE_S = 1800.0
 KEPT_S = 86400.0
 MOST_WAITING = 200
 
-Send = Callable[[Notice], bool]
+Send = Callable[[Notice], str]
+"""Sends a notice, and gives why it was not taken; nothing if it was."""
 
 
 def apprise_send(urls: Iterable[str]) -> Send:
-    """Give what sends a notice to all these addresses, and tells whether all of them took it. Imports apprise."""
+    """Give what sends a notice to all these addresses, and tells what kept one of them from it. Imports apprise."""
+    import logging
+
     import apprise
 
     known = apprise.Apprise()
     for url in urls:
         known.add(url)
 
-    def send(notice: Notice) -> bool:
+    def send(notice: Notice) -> str:
         kind = apprise.NotifyType.WARNING if notice.grave else apprise.NotifyType.SUCCESS
         body = notice.body or notice.title
-        return bool(
-            known.notify(title=notice.title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT)
-        )
+        with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as said:  # type: ignore[no-untyped-call]
+            taken = known.notify(
+                title=notice.title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
+            )
+            words = " ".join(said.getvalue().split())
+        return "" if taken else words or "not all addresses took it"
 
     return send
 
@@ -55,16 +61,14 @@ class Post:
         """Send what waits, the oldest first, until one is not taken."""
         while self._waiting and now >= self._again_at:
             at, notice = self._waiting[0]
-            taken = False
-            trouble = "not all addresses took it"
             try:
-                taken = self._send(notice)
+                trouble = self._send(notice)
             except Exception as error:  # noqa: BLE001 -- whatever a plugin raises, the notice waits
-                trouble = str(error)
-            if taken or now - at > KEPT_S:
+                trouble = str(error) or type(error).__name__
+            if not trouble or now - at > KEPT_S:
                 self._waiting.popleft()
                 self._failures = 0
-                self._log.info("notice sent" if taken else "notice given up", title=notice.title)
+                self._log.info("notice given up" if trouble else "notice sent", title=notice.title)
                 continue
             self._again_at = now + min(FIRST_PAUSE_S * 2**self._failures, LONGEST_PAUSE_S)
             self._failures += 1

@@ -25,10 +25,12 @@ from nanolab_daemon import control
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.log import SOURCE_FILE, logger
-from nanolab_daemon.names import raw_path
+from nanolab_daemon.names import raw_path, shown_path
 from nanolab_daemon.rawfile import open_below
+from nanolab_daemon.remedy import REPAIR
+from nanolab_daemon.secret import read_token
 from nanolab_daemon.web import state
-from nanolab_daemon.web.guard import Guard, is_token, read_token
+from nanolab_daemon.web.guard import HEADERS, Guard, is_token
 from nanolab_daemon.web.hub import Hub
 from nanolab_daemon.web.metrics import Numbers, exposition
 from nanolab_daemon.web.pages import Pages, redirect_to_why
@@ -41,6 +43,12 @@ AFTER_A_WRONG_TOKEN_S = 1.0
 CHUNK_BYTES = 1 << 18
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 RUN = "/runs/{run_id:str}"
+NO_PAGES = ("/health", "/metrics", "/events", "/runs/rows")
+FAULT = (
+    "This page has a fault and could not be shown. Files are processed all the same. The daemon's log tells what"
+    " happened; please report it with those lines."
+)
+FULL = "retry: 30000\nevent: full\ndata: {}\n\n"
 
 
 def make_app(config: Config) -> Starlette:
@@ -60,9 +68,19 @@ def make_app(config: Config) -> Starlette:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         words = str(error.detail)
-        if request.url.path.startswith(("/health", "/metrics", "/events", "/runs/rows")):
+        if request.url.path.startswith(NO_PAGES):
             return PlainTextResponse(f"{words}\n", error.status_code, headers=error.headers)
         return await run_in_threadpool(pages.refused, request, error.status_code, words)
+
+    async def unforeseen(request: Request, _error: Exception) -> Response:
+        """Say in the page's own frame that it has a fault; the server's log has the traceback."""
+        answer: Response = PlainTextResponse(f"{FAULT}\n", 500)
+        if not request.url.path.startswith(NO_PAGES):
+            # What failed may be what every page is made of: the plain words do then.
+            with contextlib.suppress(Exception):
+                answer = await run_in_threadpool(pages.refused, request, 500, FAULT)
+        answer.headers.update({**HEADERS, "Cache-Control": "no-store"})  # it is made outside the guard
+        return answer
 
     return Starlette(
         routes=[
@@ -84,7 +102,7 @@ def make_app(config: Config) -> Starlette:
             Route("/static/{digest:str}/{name:str}", programs.asset),
         ],
         middleware=[Middleware(Guard, http=config.http)],
-        exception_handlers={HTTPException: refused},
+        exception_handlers={HTTPException: refused, Exception: unforeseen},
         lifespan=lifespan,
     )
 
@@ -126,8 +144,8 @@ class Programs:
 
     async def events(self, request: Request) -> Response:
         """Tell an open page what changes, for as long as it listens."""
-        if self.hub.is_full:
-            raise HTTPException(503, "Too many pages are open.", {"Retry-After": "10"})
+        if self.hub.is_full:  # told as news: a browser gives no page the words of a refusal
+            return Response(FULL, media_type="text/event-stream")
         return StreamingResponse(self.hub.listen(), media_type="text/event-stream")
 
     def asset(self, request: Request) -> Response:
@@ -164,7 +182,7 @@ class Programs:
                 raise HTTPException(404, "Its raw file is no regular file any more.")
         except OSError as error:
             raise HTTPException(404, f"Its raw file can't be read: {error.strerror}.") from error
-        name = os.path.basename(record.source).decode("utf-8", "replace")  # noqa: PTH119 -- a name of bytes
+        name = shown_path(os.path.basename(record.source))  # noqa: PTH119 -- a name of bytes
         return StreamingResponse(_chunks(handle), media_type="text/csv", headers=_attached(name))
 
     async def retry(self, request: Request) -> Response:
@@ -204,7 +222,7 @@ class Programs:
 
     def _published(self, path: os.PathLike[str], name: str) -> Response:
         if not os.path.isfile(path):  # noqa: PTH113
-            raise HTTPException(404, "The file is not there now; `nanolab-daemon verify --repair` makes it again.")
+            raise HTTPException(404, f"The file is not there now; {REPAIR}.")
         return FileResponse(path, media_type="application/vnd.apache.parquet", headers=_attached(name))
 
 

@@ -6,7 +6,6 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -14,8 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanolab_daemon.config import Http
 
-LEAST_TOKEN = 16
-MOST_TOKEN_BYTES = 4096
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; font-src 'none'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -76,20 +73,6 @@ def is_allowed(host: str, names: Iterable[str]) -> bool:
     except ValueError:
         return name.lower().rstrip(".") in names
     return True
-
-
-def read_token(file: Path | None) -> tuple[str, str]:
-    """Give the secret that allows to retry, and else why there is none, in words."""
-    if file is None:
-        return "", "no http.token_file is set"
-    try:
-        with file.open("rb") as opened:
-            token = opened.read(MOST_TOKEN_BYTES).decode("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        return "", f"http.token_file can't be read: {getattr(error, 'strerror', None) or error}"
-    if len(token) < LEAST_TOKEN:
-        return "", f"the secret in http.token_file has fewer than {LEAST_TOKEN} characters"
-    return token, ""
 
 
 def is_token(given: str, token: str) -> bool:

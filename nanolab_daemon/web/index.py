@@ -58,8 +58,15 @@ class Entry(NamedTuple):
     @property
     def chip(self) -> str:
         """The chip, as the lab calls it."""
-        number = "" if self.chip_number is None else str(self.chip_number)
-        return " ".join(part for part in (self.chip_group, f"{number}{self.sample or ''}") if part)
+        return chip_name(self.chip_group, self.chip_number, self.sample)
+
+
+def chip_name(group: str | None, number: int | None, sample: str | None) -> str:
+    """Call a chip as the lab does: `Alisson 71F`; a sample that is a word stands apart: `Alisson 71 other`."""
+    parts = [group, None if number is None else str(number), sample]
+    if sample is not None and len(sample) == 1:
+        parts[1:] = [f"{parts[1] or ''}{sample}"]
+    return " ".join(part for part in parts if part)
 
 
 class Last(NamedTuple):
@@ -102,7 +109,8 @@ class Query:
         words = self.chip.lower().split()
         if len(words) == 1 and words[0].isdigit():
             return str(entry.chip_number) == words[0]
-        return all(word in entry.chip.lower() for word in words)
+        chip = entry.chip.lower()
+        return all(word in chip or word in chip.replace(" ", "") for word in words)
 
 
 class Index:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -16,18 +17,20 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from nanolab_daemon import quality, report
 from nanolab_daemon.catalog import FILE_NAME, Catalog, RunRecord
-from nanolab_daemon.errors import EngineError, NanolabError
+from nanolab_daemon.errors import EngineError, NanolabError, RejectCause
 from nanolab_daemon.names import raw_path, shown_path
+from nanolab_daemon.remedy import REPAIR
+from nanolab_daemon.secret import read_token
 from nanolab_daemon.web import state, svg
 from nanolab_daemon.web.curves import Curve, curve
-from nanolab_daemon.web.guard import read_token
 from nanolab_daemon.web.index import Query
-from nanolab_daemon.web.show import Shown
-from nanolab_daemon.why import why
+from nanolab_daemon.web.show import Shown, plain
+from nanolab_daemon.why import Flagged, why
 
 ROWS_A_PAGE = 50
 MOST_ROWS = 200
 MOST_REJECTS = 100
+FIRST_REJECTS = 20
 MOST_SEGMENTS = 64
 MOST_INSTRUMENTS = 24
 
@@ -72,13 +75,15 @@ class Pages:
 
     def run(self, request: Request) -> Response:
         """Show one run: plot, header, where it comes from, what to download."""
-        record = self._record(request.path_params["run_id"])
+        record, flags = self._flagged(request.path_params["run_id"])
         trouble = ""
         drawn: Curve | None = None
         try:
             drawn = self._curve(record)
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            trouble = f"Its file can't be read: {getattr(error, 'strerror', None) or error}"
+            trouble = f"Its published file can't be read: {getattr(error, 'strerror', None) or error}."
+            if isinstance(error, FileNotFoundError):
+                trouble = f"Its published file is gone: {REPAIR}."
         log = request.query_params.get("y") == "log"
         laid = None
         if drawn is not None and drawn.axes is not None and drawn.whole is not None:
@@ -93,11 +98,12 @@ class Pages:
             plot=laid,
             log=log,
             trouble=trouble,
+            gone=not (self._config.paths.stage / record.stage_file.path).exists(),
             sections=[(name, _table(notes.get(key))) for name, key in (
                 ("Parameters", "parameters"), ("Metadata", "metadata"),
             )],
             header=notes.get("header", ""),
-            flags=[(flag, quality.MEANINGS.get(flag, "")) for flag in record.facts.flags or ()],
+            flags=flags,
             segments=record.segment_files[:MOST_SEGMENTS],
             start_s=record.facts.start_us / 1e6,
         )  # fmt: skip
@@ -112,9 +118,10 @@ class Pages:
         if drawn.axes is None or drawn.whole is None:
             return JSONResponse({"x": "", "y": "", "series": []})
         series = [
-            {"name": one.name, "x": one.x.tolist(), "y": one.y.tolist()} for one in (drawn.segments or (drawn.whole,))
+            {"name": plain(one.name), "x": one.x.tolist(), "y": one.y.tolist()}
+            for one in (drawn.segments or (drawn.whole,))
         ]
-        return JSONResponse({"x": drawn.axes.x, "y": drawn.axes.y, "series": series})
+        return JSONResponse({"x": plain(drawn.axes.x), "y": plain(drawn.axes.y), "series": series})
 
     def why(self, request: Request) -> Response:
         """Show everything that is known of one raw file."""
@@ -134,12 +141,15 @@ class Pages:
         except (NanolabError, sqlite3.Error) as error:
             raise HTTPException(503, f"The ledger can't be read: {error}") from error
         chosen = request.query_params.get("cause", "")
+        if chosen and chosen not in {*RejectCause, *(group.cause for group in groups)}:
+            raise HTTPException(404, f"{chosen} is no cause for which files are refused.")
         offset = _number(request, "offset", 0)
-        listed = [group for group in groups if not chosen or group.cause == chosen]
+        shown = slice(offset, offset + MOST_REJECTS) if chosen else slice(FIRST_REJECTS)
+        listed = [(group, group.files[shown]) for group in groups if not chosen or group.cause == chosen]
         return self._page(
             "rejects.html",
             request,
-            groups=[(group, group.files[offset if chosen else 0 :][:MOST_REJECTS]) for group in listed],
+            groups=[(group, len(files), _alike(files)) for group, files in listed],
             chosen=chosen,
             offset=offset if chosen else 0,
             size=MOST_REJECTS,
@@ -181,19 +191,25 @@ class Pages:
         return HTMLResponse(text, status)
 
     def _record(self, run_id: str) -> RunRecord:
+        return self._flagged(run_id)[0]
+
+    def _flagged(self, run_id: str) -> tuple[RunRecord, tuple[Flagged, ...] | None]:
+        """Give a run's record and its flags; None where these are not known."""
         try:
             catalog = Catalog.open_to_read(self._config.paths.state / FILE_NAME)
             if catalog is None:
                 raise HTTPException(503, "There is no ledger yet.")
             try:
                 record = catalog.run(run_id)
+                misdated = record is not None and bool(quality.misdated(catalog.copies(run_id)))
             finally:
                 catalog.close()
         except (EngineError, sqlite3.Error) as error:
             raise HTTPException(503, f"The ledger can't be read: {error}") from error
         if record is None:
             raise HTTPException(404, f"No run {run_id} is published.")
-        return record
+        flags = quality.with_clock(record.facts.flags, disagrees=misdated)
+        return record, None if flags is None else tuple(Flagged(one, quality.MEANINGS.get(one, "")) for one in flags)
 
     def _curve(self, record: RunRecord) -> Curve:
         files = [self._config.paths.output / one.path for one in record.segment_files[:MOST_SEGMENTS]]
@@ -213,6 +229,24 @@ class Pages:
         return read_token(self._config.http.token_file)[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Refused files of one cause whose remedy is the same; `reason` is empty if each has one of its own."""
+
+    reason: str
+    advice: str
+    files: tuple[report.RejectedFile, ...]
+
+
+def _alike(files: Sequence[report.RejectedFile]) -> list[Alike]:
+    """Bring together what is to be said once: a reason of several files, a remedy of several reasons."""
+    often = Counter(one.reason for one in files)
+    found: dict[tuple[str, str], list[report.RejectedFile]] = {}
+    for one in files:
+        found.setdefault((one.reason if often[one.reason] > 1 else "", one.advice), []).append(one)
+    return [Alike(reason, advice, tuple(alike)) for (reason, advice), alike in found.items()]
+
+
 def redirect_to_why(file: str, told: str) -> Response:
     """Send a browser to what is known of a file."""
     from urllib.parse import urlencode
@@ -223,7 +257,18 @@ def redirect_to_why(file: str, told: str) -> Response:
 def _query(request: Request) -> Query:
     given = request.query_params
     names = ("chip", "procedure", "since", "until", "text")
-    return Query(**{name: given.get(name, "").strip()[:200] for name in names})
+    asked = {name: given.get(name, "").strip()[:200] for name in names}
+    for name in ("since", "until"):
+        if asked[name] and not _is_day(asked[name]):
+            raise HTTPException(400, f"{name}={asked[name]} is no day: write it as 2025-09-30.")
+    return Query(**asked)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -21,6 +21,7 @@ from nanolab_daemon.procedures import Registry
 from nanolab_daemon.ramps import expectation
 from nanolab_daemon.rawfile import open_below
 from nanolab_daemon.web.curves import THUMB_POINTS, Axes, Values, axes, finite, thinned
+from nanolab_daemon.web.index import chip_name
 
 MOST_BYTES = 4 << 20
 """What is read of one file in one look; the rest waits for the next."""
@@ -124,8 +125,7 @@ class Glance:
         points = np.array(self._points or np.empty((0, 2)), dtype=np.float64)
         x, y = thinned(*finite(points[:, 0], points[:, 1]), THUMB_POINTS * 2)
         procedure = self._registry.get(header.procedure)
-        group, number, sample = procedure.chip(header) if procedure else (None, None, None)
-        chip = " ".join(str(part) for part in (group, f"{'' if number is None else number}{sample or ''}") if part)
+        chip = chip_name(*procedure.chip(header)) if procedure else ""
         percent, goal = self._progress()
         return Glimpse(
             file=shown_path(self._path),

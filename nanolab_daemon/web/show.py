@@ -15,14 +15,17 @@ from zoneinfo import ZoneInfo
 
 import jinja2
 import pyarrow as pa
+from markupsafe import Markup, escape
 
+from nanolab_daemon.commands import as_typed, file_to_name
 from nanolab_daemon.config import Config
 from nanolab_daemon.model import FileState
 from nanolab_daemon.procedures import Registry
+from nanolab_daemon.settings import counted, escaped
 from nanolab_daemon.web import state, svg
 from nanolab_daemon.web.curves import thumb
 from nanolab_daemon.web.hub import View
-from nanolab_daemon.web.index import Entry, Index
+from nanolab_daemon.web.index import Entry, Index, chip_name
 from nanolab_daemon.web.preview import Preview, growing
 
 MOST_CARDS = 48
@@ -50,9 +53,11 @@ class Shown:
         self._thumbs: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._lock = threading.Lock()
         self._answer: tuple[float, Mapping[str, Any] | None, str] = (-FRESH_S, None, "")
+        file = file_to_name(config.file)
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("nanolab_daemon.web"),
             autoescape=True,
+            finalize=plain,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -63,6 +68,9 @@ class Shown:
             "number": lambda value: "—" if value is None else f"{value:,}",
             "sig": lambda value: f"{value:.4g}".replace("-", "−"),
             "unit": svg.with_unit,
+            "counted": counted,
+            "coded": lambda text: coded(as_typed(str(text), file)),
+            "chip": lambda facts: chip_name(facts.chip_group, facts.chip_number, facts.sample),
             "query": lambda text: quote(str(text), safe=""),
             "duration": state.duration,
         }
@@ -136,6 +144,27 @@ class Shown:
         moment = datetime.fromtimestamp(seconds, self.zone)
         today = datetime.now(self.zone).date()
         return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
+
+
+def plain(value: object) -> object:
+    r"""Write what can't be seen, or turns the text around it, with a backslash, as in the names of files.
+
+    Every value that a template shows passes here. Lines and tabs stay: they are what a header's text consists of.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    lines = value.replace("\r\n", "\n").split("\n")
+    return "\n".join("\t".join(escaped(part) for part in line.split("\t")) for line in lines)
+
+
+def coded(text: str) -> Markup:
+    """Show what stands between back-ticks as code; all else as it is, whoever wrote it."""
+    text = str(plain(text))
+    parts = str(escape(text)).split("`")
+    if len(parts) % 2 == 0:  # one has no partner
+        return escape(text)
+    marked = "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
+    return Markup(marked)  # noqa: S704 -- it was escaped before
 
 
 def _digest(name: str) -> str:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanolab_daemon.web.curves import Axes, Series, Values
+from nanolab_daemon.web.curves import Axes, Series, Values, finite
 
 THUMB = (160, 56)
 PLOT = (880, 460)
 MARGIN = (92, 22, 20, 66)  # left, right, top, bottom
 _PREFIXES = {-15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
 _LEAST_SPAN = 1e-290  # below it, differences have no digits left to divide by
+_LARGE = 1e300  # beyond it, a difference or a margin may be beyond all numbers: such values are divided first
+_LESS = 1e10
 _SCALED = ("A", "V", "W", "Ohm", "s")
 
 
@@ -57,9 +59,11 @@ class Plot:
 
 def thumbnail(x: Values, y: Values) -> str:
     """Give the points of a small curve, which fills its frame; empty where there is nothing to draw."""
+    x, y = finite(x, y)
     if not len(x):
         return ""
     width, height = THUMB
+    x, y = x / _divisor(x), y / _divisor(y)
     left, right = _span(x)
     low, high = _span(y)
     px = 3 + (x - left) / (right - left) * (width - 6)
@@ -69,17 +73,19 @@ def thumbnail(x: Values, y: Values) -> str:
 
 def plot(axes: Axes, whole: Series, segments: Sequence[Series], *, log: bool) -> Plot | None:
     """Lay out a run's plot; `log`: the size of y on a logarithmic scale. None where there is nothing to draw."""
-    drawn = [whole, *segments]
+    drawn = [Series(one.name, *finite(one.x, one.y)) for one in (whole, *segments)]
     if log:
         drawn = [_logarithmic(one) for one in drawn]
     if not len(drawn[0].x):
         return None
     width, height = PLOT
     frame = (float(MARGIN[0]), float(MARGIN[2]), float(width - MARGIN[1]), float(height - MARGIN[3]))
-    left, right = _padded(_span(drawn[0].x), 0.02)
-    low, high = _padded(_span(drawn[0].y), 0.05)
     x_power, x_label = _scaled(axes.x, drawn[0].x)
     y_power, y_label = (0, f"log₁₀ |{axes.y}|") if log else _scaled(axes.y, drawn[0].y)
+    every_x, every_y = (np.concatenate(values) for values in ([one.x for one in drawn], [one.y for one in drawn]))
+    x_less, y_less = _divisor(every_x), _divisor(every_y)
+    left, right = _padded(_span(every_x / x_less), 0.02)
+    low, high = _padded(_span(every_y / y_less), 0.05)
 
     def place_x(value: float) -> float:
         return frame[0] + (value - left) / (right - left) * (frame[2] - frame[0])
@@ -88,25 +94,32 @@ def plot(axes: Axes, whole: Series, segments: Sequence[Series], *, log: bool) ->
         return frame[3] - (value - low) / (high - low) * (frame[3] - frame[1])
 
     lines = []
+    names = _told_apart([one.name for one in drawn])
     for number, one in enumerate(drawn):
-        px = frame[0] + (one.x - left) / (right - left) * (frame[2] - frame[0])
-        py = frame[3] - (one.y - low) / (high - low) * (frame[3] - frame[1])
+        px = frame[0] + (one.x / x_less - left) / (right - left) * (frame[2] - frame[0])
+        py = frame[3] - (one.y / y_less - low) / (high - low) * (frame[3] - frame[1])
         style = "whole" if number == 0 else style_of(one.name, number - 1)
-        lines.append(Line(one.name, style, _points(px, py), len(one.x) == 1, len(one.x)))
+        lines.append(Line(names[number], style, _points(px, py), len(one.x) == 1, len(one.x)))
     return Plot(
         width=width,
         height=height,
         frame=frame,
         x_label=x_label,
         y_label=y_label,
-        x_ticks=tuple(Tick(place_x(at), _label(at, x_power)) for at in ticks(left, right, 8)),
-        y_ticks=tuple(Tick(place_y(at), _label(at, y_power)) for at in ticks(low, high, 6)),
+        x_ticks=tuple(Tick(place_x(at), _label(at, x_power, x_less)) for at in ticks(left, right, 8)),
+        y_ticks=tuple(Tick(place_y(at), _label(at, y_power, y_less)) for at in ticks(low, high, 6)),
         zero_x=place_x(0.0) if left < 0.0 < right else None,
         zero_y=place_y(0.0) if low < 0.0 < high and not log else None,
         lines=tuple(lines),
         x_unit=axes.x,
         y_unit=axes.y,
     )
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Give names that come again a number: a gate sweep goes to the negative side twice."""
+    counted = [(name, names[:at].count(name) + 1) for at, name in enumerate(names)]
+    return [f"{name} {number}" if names.count(name) > 1 else name for name, number in counted]
 
 
 def style_of(name: str, number: int) -> str:
@@ -127,9 +140,11 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _label(value: float, power: int) -> str:
-    text = f"{value / 10.0**power:.10g}"
-    shorter = f"{value / 10.0**power:.6g}"
+def _label(value: float, power: int, less: float) -> str:
+    number = value / 10.0**power * less
+    if not math.isfinite(number):  # the margin goes beyond the largest number: its tick has none
+        return ""
+    text, shorter = f"{number:.10g}", f"{number:.6g}"
     return (shorter if float(shorter) == float(text) or len(text) > 9 else text).replace("-", "−")
 
 
@@ -161,6 +176,11 @@ def _logarithmic(one: Series) -> Series:
     size = np.abs(one.y)
     good = size > 0
     return Series(one.name, one.x[good], np.log10(size[good]))
+
+
+def _divisor(values: Values) -> float:
+    """Give what to divide values by before they are subtracted, so that no difference overflows."""
+    return _LESS if float(np.max(np.abs(values))) > _LARGE else 1.0
 
 
 def _span(values: Values) -> tuple[float, float]:

@@ -76,8 +76,8 @@ def _facts(module: ModuleType) -> None:
 def _parquet(module: ModuleType) -> None:
     read = module.read
 
-    def obeyed(data: Any) -> Any:
-        table, notes = read(data)
+    def obeyed(*arguments: Any) -> Any:
+        table, notes = read(*arguments)
         _obey("poison2", notes.get("parameters"))
         return table, notes
 

@@ -26,6 +26,7 @@ from realdata import REAL_DATA, real_files
 from nanolab_daemon import batch, config
 from nanolab_daemon.backlog import Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, RunRecord
+from nanolab_daemon.engine import Engine
 from nanolab_daemon.header import parse_header
 from nanolab_daemon.model import FileState
 from nanolab_daemon.procedures import Registry
@@ -393,6 +394,24 @@ def test_registry_that_learns_how_a_procedure_is_cut(place: Place) -> None:
     assert place.states() == states
     assert place.backfill().staged_done == 0
     outputs.assert_equal(cut, place.snapshot(), ignoring=outputs.TIMES)
+
+
+def test_nothing_to_do_starts_no_worker(place: Place) -> None:
+    """A rerun over files that are all known ends without a process of its own, and writes nothing."""
+    instrument.iv(1).write(place.raw / "a.csv")
+    place.backfill()
+    before = {
+        path: path.stat().st_mtime_ns for root in (place.stage, place.output) for path in root.rglob("*.parquet")
+    }
+    started: set[int] = set()
+
+    def look(engine: Engine) -> None:
+        started.update(lane.pool.counts.started for lane in (engine.staging, engine.cutting))
+
+    loaded = config.load(None, environ={}, overrides=place.overrides)
+    assert batch.run(loaded, "backfill", on_step=look).tally.known == 1
+    assert started == {0}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_vanished_share_is_no_deletion(place: Place) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,27 +10,17 @@ from pathlib import Path
 
 import instrument
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from website import TOKEN, Website, laboratory, website
+
+from nanolab_daemon.web.app import FULL
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
-CHROMIUM = shutil.which("chromium")
 RUNS = 31_806
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 SMOOTH_MS = 100.0
 """The time between two frames that 95 of 100 keep to while scrolling, unless the machine is too busy anyhow."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +32,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Website]:
     hostile = instrument.iv(90)
     parameters = {**hostile.parameters, "Sample": HOSTILE, "Information": HOSTILE, HOSTILE: HOSTILE}
     replace(hostile, parameters=parameters).write(lab.raw / "<img src=x> hostile.csv")
+    long = instrument.iv(89)
+    parameters = {**long.parameters, "Sample": "W" * 400, "Chip group name": "M" * 400, "Information": "W" * 900}
+    replace(long, parameters=parameters).write(lab.raw / f"{'W' * 200}.csv")
     lab.age()
     with website(lab) as site:
         lab.wait_quiet()
         yield site
-
-
-@pytest.fixture(params=["light", "dark"])
-def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """Open a page that may do nothing that its policy forbids, raise no error and ask nobody else for anything."""
-    context = browser.new_context(color_scheme=request.param, reduced_motion="reduce")
-    page = context.new_page()
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("console", lambda said: troubles.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("request", lambda asked: None if "//127.0.0.1:" in asked.url else troubles.append(asked.url))
-    yield page
-    context.close()
-    assert not troubles
 
 
 def test_a_file_appears_without_reload_first_growing_then_with_its_curve(site: Website, page: Page) -> None:
@@ -90,6 +67,13 @@ def test_a_file_appears_without_reload_first_growing_then_with_its_curve(site: W
     assert len(set(colours)) == 4
 
 
+def test_a_page_that_is_one_too_many_says_that_it_gets_no_news(site: Website, page: Page) -> None:
+    page.route("**/events", lambda route: route.fulfill(body=FULL, content_type="text/event-stream"))
+    page.goto(site.address)
+    expect(page.locator("#state")).to_contain_text("No news: too many pages are open")
+    expect(page.locator("#offline")).to_be_hidden()
+
+
 def test_values_are_read_off_by_pointer_and_by_keys(site: Website, page: Page) -> None:
     run_id = next(key for key, run in site.lab.runs().items() if run.facts.proc == "IV")
     page.goto(f"{site.address}runs/{run_id}")
@@ -102,6 +86,16 @@ def test_values_are_read_off_by_pointer_and_by_keys(site: Website, page: Page) -
     expect(page.locator("#readout")).not_to_have_text(first)
     box.hover()
     expect(page.locator("#cursor")).to_have_attribute("visibility", "visible")
+
+
+def test_values_are_read_off_by_a_finger(site: Website, browser: Browser) -> None:
+    run_id = next(key for key, run in site.lab.runs().items() if run.facts.proc == "IV")
+    phone = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = phone.new_page()
+    page.goto(f"{site.address}runs/{run_id}")
+    page.locator("#plot-box").tap()
+    expect(page.locator("#readout")).to_contain_text("Vsd (V) = ")
+    phone.close()
 
 
 def test_a_reject_shows_its_reason_and_is_retried_with_the_token(site: Website, page: Page) -> None:
@@ -144,8 +138,8 @@ def test_keys_lead_everywhere(site: Website, page: Page) -> None:
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_is_wider_than_the_window(site: Website, page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
-    run_id = next(iter(site.lab.runs()))
-    for path in ("", "runs", f"runs/{run_id}", "rejects", "why?file=bad.csv", "status"):
+    runs = [f"runs/{run_id}" for run_id in site.lab.runs()]
+    for path in ("", "runs", *runs, "rejects", "why?file=bad.csv", f"why?file={'W' * 200}.csv", "status"):
         page.goto(site.address + path)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
 

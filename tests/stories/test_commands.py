@@ -285,6 +285,20 @@ class TestQuestions:
             "not_instrument_file",
         }
 
+    def test_show(self, done: Lab) -> None:
+        told = run(done, "show", "day/ivg.csv", env={"COLUMNS": "70"})
+        assert told.code == 0
+        assert told.out.startswith("IVg of 2025-09-04, chip Alisson 79F: ")
+        assert "I (nA)" in told.out
+        assert max(map(len, told.out.splitlines())) <= 70
+        found = json.loads(run(done, "show", "--json", "day/ivg.csv").out)
+        assert sum(len(one["x"]) for one in (*found["segments"], *found["outside"])) == found["rows"]
+        assert (
+            run(done, "show", found["run_id"][:10]).out.splitlines()[1:]
+            == run(done, "show", "day/ivg.csv").out.splitlines()[1:]
+        )
+        assert run(done, "show", "started.csv").code == 1
+
     def test_verify(self, done: Lab) -> None:
         told = run(done, "verify", "--json")
         assert told.code == 0
@@ -292,7 +306,8 @@ class TestQuestions:
 
     def test_nobody_who_asks_writes(self, done: Lab) -> None:
         before = stamps(done.home)
-        for argv in (["status"], ["why", "iv.csv"], ["rejects"], ["verify"], ["backfill", "--dry-run"]):
+        asking = (["status"], ["why", "iv.csv"], ["show", "iv.csv"], ["show", "started.csv"], ["rejects"], ["verify"])
+        for argv in (*asking, ["backfill", "--dry-run"]):
             run(done, *argv)
         assert stamps(done.home) == before
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 from dataclasses import replace
@@ -17,7 +18,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from lab import QUICK, SCAN_ONLY, Lab, assert_converged
+from lab import QUICK, SCAN_ONLY, Lab, assert_converged, until
+
+from nanolab_daemon.courier import SilentError
+from nanolab_daemon.rawfolder import RawFolder
 
 SEQUENCES = int(os.environ.get("SEQUENCES", "12"))
 NAMES = st.sampled_from(
@@ -157,10 +161,45 @@ class ScannedFolder(Folder):
     watch = SCAN_ONLY
 
 
-def machine(kind: type[Folder]) -> Any:
+class MoodyFolder(Folder):
+    """The same on a share that now and then is slow to answer, whatever it is asked."""
+
+    watch = SCAN_ONLY
+
+    @initialize()
+    def begin(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.calm = False
+        chance = random.Random(1)
+        call = RawFolder._call
+
+        def moody(raw: RawFolder, *arguments: Any) -> Any:
+            if not self.calm and chance.random() < 0.3:
+                raise SilentError("it")
+            return call(raw, *arguments)
+
+        self.patch.setattr(RawFolder, "_call", moody)
+        super().begin()
+
+    @precondition(lambda self: self.running is not None)
+    @rule()
+    def be_mounted_anew(self) -> None:
+        self.running._lookout.places = {}  # the next look adopts what is there
+
+    def teardown(self) -> None:
+        try:
+            self.calm = True
+            if self.running is not None:  # which may have been adopted in a bad mood: the next look puts that right
+                until(lambda: self.running._engine.trusts(b"x"), what="for the raw folder to be trusted")
+            super().teardown()
+        finally:
+            self.patch.undo()
+
+
+def machine(kind: type[Folder], times: int = 1) -> Any:
     case = kind.TestCase
     case.settings = settings(
-        max_examples=SEQUENCES,
+        max_examples=times * SEQUENCES,
         stateful_step_count=15,
         derandomize="SEQUENCES" not in os.environ,  # the same ones each time, unless more are asked for
         deadline=None,
@@ -173,3 +212,4 @@ def machine(kind: type[Folder]) -> Any:
 
 TestEvents = machine(Folder)
 TestScan = machine(ScannedFolder)
+TestMoody = machine(MoodyFolder, 2)

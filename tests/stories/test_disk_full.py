@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,6 +99,31 @@ def test_the_daemon_waits_for_room(tmp_path: Path, place: str) -> None:
             until(lambda: not paused(lab), 40, "for it to go on")
             lab.wait_quiet()
             assert len(lab.runs()) == 6 + 2 * more
+        assert_sound(lab)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_daemon_starts_on_a_full_disk(tmp_path: Path, place: str) -> None:
+    """At its first start it waits as well, says for what, and works by itself when there is room."""
+    lab = Lab(tmp_path)
+    folder = getattr(lab, place)
+    log = tmp_path / "starting.log"
+    with mounted(folder, ROOM_KB):
+        load(lab, 0, 6, old=True)
+        filling = fill(folder)
+        with ThreadPoolExecutor(1) as others:
+            starting = others.submit(lab.spawn, log=log)
+            until(lambda: log.exists() and '"paused"' in log.read_text(), what="for it to say that it waits")
+            assert f"the {place} folder {folder} can't be written: No space left" in log.read_text()
+            os.unlink(filling)
+            daemon = starting.result()
+        try:
+            until(lambda: len(lab.runs()) == 6)
+            lab.wait_quiet()
+        finally:
+            daemon.terminate()
+            assert daemon.wait(30) == 0
+        assert '"resumed"' in log.read_text()
         assert_sound(lab)
 
 

@@ -82,6 +82,25 @@ def test_several_procedures_stand_in_one_frame(data: Path) -> None:
 def test_no_run_is_an_empty_frame(data: Path) -> None:
     assert nl.runs(data, procedure="IVg").data().collect().is_empty()
     assert nl.runs(data, procedure="IVg").segments().collect().is_empty()
+    none = nl.runs(data, procedure="IVg")
+    some = nl.runs(data, procedure="IV")
+    for empty, full in ((none.data(), some.data()), (none.segments(), some.segments())):
+        schema = full.collect_schema()
+        assert empty.collect_schema() == {name: schema[name] for name in schema if "(" not in name}
+    assert none.segments().filter(segment_type="forward_positive").collect().is_empty()
+    for name in ("runs", "data", "segments"):
+        assert none.to_duckdb().sql(f"SELECT count(run_id) FROM {name}").fetchall() == [(0,)]
+
+
+def test_values_of_another_kind_are_refused(data: Path) -> None:
+    number = nl.runs(data).collect()["chip_number"][0]
+    assert len(nl.runs(data, chip=float(number))) == len(nl.runs(data, chip=number)) > 0
+    wrong = ({"chip": "75"}, {"chip": 75.5}, {"chip": True}, {"procedure": 3}, {"complete": "yes"}, {"sample": 1})
+    for one in wrong:
+        with pytest.raises(TypeError, match=next(iter(one))):
+            nl.runs(data, **one)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"did you mean IV\?"):
+        nl.runs(data, procedure="IVV")
 
 
 def test_columns_that_only_some_files_have_are_kept(tmp_path: Path) -> None:
@@ -123,6 +142,14 @@ def test_mistakes_are_told(tmp_path: Path, data: Path) -> None:
         nl.runs(stage=data / "02_stage/raw_measurements").segments()
     with pytest.raises(AttributeError, match="no attribute 'run'"):
         nl.run  # noqa: B018
+
+
+@pytest.mark.parametrize("contents", [b"junk", b"", b"PAR1" + b"x" * 99 + b"PAR1"])
+def test_a_manifest_that_is_none_is_told_with_what_mends_it(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / "_manifest").mkdir()
+    (tmp_path / "_manifest" / "manifest.parquet").write_bytes(contents)
+    with pytest.raises(nl.NoRunsError, match=r"manifest\.parquet is no table .*verify --repair"):
+        nl.runs(tmp_path)
 
 
 def test_who_does_not_analyse_loads_no_polars() -> None:

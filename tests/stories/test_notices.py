@@ -6,13 +6,16 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import instrument
 import pytest
@@ -107,18 +110,35 @@ def bad(lab: Lab, number: int) -> None:
     (lab.raw / f"IV_{number}.csv").write_bytes(b"\r\n".join(data))
 
 
-def test_many_equal_rejects_are_one_notice_with_file_cause_and_remedy(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_thousand_equal_rejects_are_one_notice_with_file_cause_and_remedy(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    """Whatever comes after it waits for `repeat_s`; told or waiting, each of them is counted once."""
     lab = lab_that_tells(tmp_path, receiver.url, gather_s=6.0)
     with lab.process(), telling(lab):
-        for number in range(100):
+        for number in range(1000):
             bad(lab, number)
+        until(lambda: sum(state == "rejected" for state, _ in lab.files().values()) == 1000, 90)
         until(lambda: receiver.got, 60, "for a notice")
-        until(lambda: sum(state == "rejected" for state, _ in lab.files().values()) == 100, 60)
+        until(lambda: told(receiver) + waiting(lab) == 1000, 30, "for all of them to be counted")
     (notice,) = receiver.got
     assert notice["title"].startswith("Rejected (bad_rows): ")
-    assert "IV_" in notice["message"]
-    assert "Line" in notice["message"]
-    assert "--skip-bad-rows" in notice["message"]
+    lines = notice["message"].splitlines()
+    assert len(lines) < 10
+    assert all("IV_" in line and "Line" in line for line in lines[:5])
+    assert re.fullmatch("and [0-9]+ more", lines[5])
+    assert f"nanolab-daemon retry --config {lab.home}/config.toml --skip-bad-rows" in lines[-1]
+
+
+def told(receiver: Receiver) -> int:
+    """Add up the files that the titles of the notices speak of."""
+    numbers = [re.search(r"([0-9,]+) files?$", title) for title in receiver.titles]
+    return sum(int(found[1].replace(",", "")) for found in numbers if found)
+
+
+def waiting(lab: Lab) -> int:
+    """Count the files that are to be told of later."""
+    return sum(heap["count"] for *_, heap in json.loads((lab.state / "notices.json").read_text())["book"]["heaps"])
 
 
 def test_a_daemon_that_is_gone_and_back_is_told_also_over_a_restart(tmp_path: Path, receiver: Receiver) -> None:
@@ -156,7 +176,9 @@ def test_a_test_message_says_whether_it_arrives(tmp_path: Path, receiver: Receiv
     assert receiver.titles == ["nanolab-daemon: a test"]
     receiver.deaf = True
     done = notify(lab, "--test")
-    assert (done.returncode, done.stdout) == (1, "json: NOT taken\n")
+    assert done.returncode == 1
+    assert re.fullmatch("json: NOT taken: .*error=503.*\n", done.stdout), done.stdout
+    assert receiver.url not in done.stdout
 
 
 def test_a_snooze_is_kept(tmp_path: Path, receiver: Receiver) -> None:
@@ -164,13 +186,18 @@ def test_a_snooze_is_kept(tmp_path: Path, receiver: Receiver) -> None:
     with lab.process(), telling(lab):
         done = notify(lab, "--snooze", "rejected", "--for", "2h")
         assert done.returncode == 0, done.stderr
-        assert "Nothing is told of rejected until" in done.stdout
+        found = re.search("Notices of the kind rejected wait until (.+)[.]", done.stdout)
+        assert found is not None
+        until_when = datetime.fromisoformat(found[1])
+        assert until_when.utcoffset() == datetime.now(ZoneInfo(lab.config.lab.timezone)).utcoffset()
+        assert abs((until_when - datetime.now(UTC)).total_seconds() - 7200) < 60
         bad(lab, 1)
         until(lambda: lab.state_of("IV_1.csv") == "rejected")
         heaps = lambda: json.loads((lab.state / "notices.json").read_text())["book"]["heaps"]  # noqa: E731
         until(heaps, 60, "for the notice to wait")
         assert not receiver.got
-        assert notify(lab, "--snooze", "rejected", "--for", "0m").returncode == 0
+        done = notify(lab, "--snooze", "rejected", "--for", "0m")
+        assert (done.returncode, done.stdout) == (0, "Notices of the kind rejected are sent again.\n")
         until(lambda: receiver.titles == ["Rejected (bad_rows): 1 file"], 60, "for what was snoozed")
 
 

@@ -157,7 +157,7 @@ def test_four_poison_files_among_500(lab: PoisonLab) -> None:
         assert status["pid"] == daemon.pid
         pools = {pool["name"]: pool for pool in status["pools"]}
         assert (pools["stage"]["replaced"], pools["segment"]["replaced"]) == (8, 0)
-        assert [pool["ready"] for pool in pools.values()] == [2, 2]
+        until(lambda: [pool["ready"] for pool in (lab.status() or {})["pools"]] == [2, 2], 30, "for the last worker")
         assert not verify(lab.config).problems
     with lab.process():  # a restart tries none of them again
         lab.wait_quiet()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import instrument
 import pytest
 from lab import QUICK, Lab, assert_converged, until
+from served import served
 
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 
@@ -22,35 +19,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("bindfs"), reason="needs root and bindfs; CI has both"),
 ]
-
-
-class Server:
-    """A file server below the raw folder."""
-
-    def __init__(self, source: Path, target: Path) -> None:
-        target.mkdir(exist_ok=True)
-        self.target = target
-        self.process = subprocess.Popen(["bindfs", "-f", "-o", "attr_timeout=0,entry_timeout=0", source, target])
-        until(lambda: os.path.ismount(target), what="for the mount")
-
-    def fall_silent(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def answer(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-
-@contextmanager
-def served(source: Path, target: Path) -> Iterator[Server]:
-    source.mkdir(exist_ok=True)
-    server = Server(source, target)
-    try:
-        yield server
-    finally:
-        server.answer()
-        subprocess.run(["umount", "-l", target], check=False, stderr=subprocess.DEVNULL)
-        server.process.terminate()
-        server.process.wait(10)
 
 
 def silent(lab: Lab, place: str = "pc1") -> bool:

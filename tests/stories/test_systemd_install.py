@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -128,6 +129,31 @@ def test_who_is_not_root_is_told_what_to_type(lab: Service) -> None:
     (command,) = re.findall(r"Type: sudo (.*)", done.err)
     machine.run(*shlex.split(command))
     assert lab.show("ActiveState") == "active"
+
+
+def test_members_of_the_group_may_ask_and_order_nothing(lab: Service) -> None:
+    """Whoever works in the laboratory sees how it fares without sudo, once he is a member as he was told."""
+    machine = lab.machine
+    told = lab.install("--raw-root", lab.raw, "--now").out
+    (command,) = re.findall(r"Who may ask: +sudo (.*?) NAME", told)
+    machine.run("useradd", "student")
+    as_student = ["setpriv", "--reuid=student", "--regid=student", "--init-groups", lab.command]
+    asked = ["status", "--json", "--config", lab.config]
+    assert machine.run(*as_student, *asked, check=False).code != 0
+    machine.run(*shlex.split(command), "student")
+    assert json.loads(machine.run(*as_student, *asked).out)["live"]
+    machine.put(f"{lab.raw}/broken.csv", "this is no measurement\n")
+    machine.until(lambda: "broken.csv" in lab.said(), what="for the reject")
+    refused = machine.run(*as_student, "retry", f"{lab.raw}/broken.csv", "--config", lab.config, check=False)
+    assert (refused.code, "Only root" in refused.err) == (1, True)
+
+
+def test_uninstalled_with_a_broken_configuration_it_still_says_where_the_data_is(lab: Service) -> None:
+    lab.begin()
+    lab.machine.put(lab.config, "this is no TOML")
+    told = lab.machine.run(lab.command, "service", "uninstall").out
+    for one in ("stage", "output", "state"):
+        assert f"kept      {lab.data}/{one}" in told
 
 
 def test_without_systemd_nothing_is_done(lab: Service) -> None:

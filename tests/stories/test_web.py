@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import threading
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +25,16 @@ from lab import until
 from prometheus_client.parser import text_string_to_metric_families
 from website import TOKEN, Website, laboratory, website
 
+from nanolab_daemon import quality
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.web.app import FULL
+from nanolab_daemon.web.hub import MOST_LISTENERS
 
 pytestmark = pytest.mark.slow
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+UNSEEN = "\x1b[31m\u202e\u200b\u2066"
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +42,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Website]:
     lab = laboratory(tmp_path_factory.mktemp("lab"))
     instrument.lab(lab.raw, 12)
     hostile = instrument.iv(90)
-    hostile = replace(hostile, parameters={**hostile.parameters, "Information": HOSTILE, HOSTILE: HOSTILE})
+    hostile = replace(hostile, parameters={**hostile.parameters, "Information": HOSTILE + UNSEEN, HOSTILE: HOSTILE})
     hostile.write(lab.raw / "hostile" / "<b>bold</b> & co.csv")
     broken = instrument.iv(91)
     rows = [*broken.rows[:5], f"0.1,{HOSTILE},nan,nan,nan", *broken.rows[6:]]
     replace(broken, rows=rows).write(lab.raw / "broken.csv")
+    late = instrument.iv(92)  # named long before it started, and with readings that are none
+    rows = [*late.rows[:5], late.rows[5].replace(late.rows[5].split(",")[1], "9.9e37"), *late.rows[6:]]
+    replace(late, rows=rows).write(lab.raw / "IV2001-01-01_1.csv")
     lab.age()
     with website(lab) as site:
         lab.wait_quiet()
@@ -84,9 +94,25 @@ def test_what_others_wrote_is_shown_as_text_on_every_page(site: Website) -> None
     assert "<script>alert" not in told
     assert "<img src=x" not in told
     assert "<b>bold" not in told
+    assert not set(UNSEEN) - set("[31m") & set(told)
+    assert r"\x1b[31m\u202e\u200b\u2066" in told
     assert told.count("&lt;script&gt;alert(1)") >= 4
     assert not re.search(r"<script(?![^>]* src=\"/static/)", told)
     assert not re.search(r"<[a-z][^<>]* (on[a-z]+|style)=", told)
+
+
+def test_flags_are_told_with_their_meaning_where_the_run_is_shown_and_where_its_file_is(site: Website) -> None:
+    """Also the one of the clock, which is not stored with the run."""
+    (run_id,) = [key for key, run in site.lab.runs().items() if run.source == b"IV2001-01-01_1.csv"]
+    for page in (f"runs/{run_id}", "why?file=IV2001-01-01_1.csv"):
+        text = html.unescape(site.get(page).text)
+        for flag in (quality.Flag.OVERFLOW, quality.Flag.CLOCK_MISMATCH):
+            assert f">{flag}</span>" in text, page
+            assert quality.MEANINGS[flag] in text, page
+    assert (
+        ">clock_mismatch<"
+        not in site.get("why?" + urllib.parse.urlencode({"file": "hostile/<b>bold</b> & co.csv"})).text
+    )
 
 
 def test_a_reject_is_told_with_its_line_and_its_remedy(site: Website) -> None:
@@ -99,6 +125,39 @@ def test_a_reject_is_told_with_its_line_and_its_remedy(site: Website) -> None:
     assert re.search(r'class="offending"><b> *\d+</b>  0\.1,&lt;script', page)
 
 
+def test_what_many_rejects_have_in_common_is_told_once_and_all_are_reached(tmp_path: Path) -> None:
+    lab = laboratory(tmp_path)
+    lab.raw.mkdir(exist_ok=True)
+    for number in range(130):
+        (lab.raw / f"notes {number}.csv").write_bytes(b"not a measurement\n" * 9)
+    for number in range(3):  # the line is another one in each
+        sound = instrument.iv(number)
+        rows = [*sound.rows[:number], "x,1,nan,nan,nan", *sound.rows[number + 1 :]]
+        replace(sound, rows=rows).write(lab.raw / f"bad {number}.csv")
+    lab.age()
+    lab.backfill()
+    reasons = {name: reason for name, (state, reason) in lab.files().items() if state == "rejected"}
+    assert len(reasons) == 133
+
+    def shown(page: str) -> list[str]:
+        return [urllib.parse.unquote_plus(one) for one in re.findall(r'href="/why\?file=([^"]+)"', page)]
+
+    with website(lab) as site:
+        first = html.unescape(site.get("rejects").text)
+        assert len(shown(first)) == 20 + 3
+        for name in (b"notes 0.csv", b"bad 0.csv", b"bad 1.csv", b"bad 2.csv"):
+            assert first.count(reasons[name]) == 1, name
+        assert first.count("Mend the line") == 1
+        found, link = [], "rejects?cause=not_instrument_file"
+        assert f"/{link}" in first
+        while link:
+            page = html.unescape(site.get(link).text)
+            found += shown(page)
+            more = re.search(r'href="/(rejects[^"]+)">More<', page)
+            link = more[1] if more else ""
+        assert sorted(found) == sorted(f"notes {number}.csv" for number in range(130))
+
+
 def test_only_with_the_token_a_reject_is_tried_again(site: Website) -> None:
     form = {"file": "broken.csv", "skip_bad_rows": "yes"}
     assert site.get("retry", data=form).code == 403
@@ -109,6 +168,52 @@ def test_only_with_the_token_a_reject_is_tried_again(site: Website) -> None:
     sent = site.get("retry", data={**form, "token": TOKEN})
     assert (sent.code, sent.headers["Location"]) == (303, "/why?file=broken.csv&told=retry")
     until(lambda: site.lab.state_of("broken.csv") == "segmented")
+
+
+def test_a_cause_without_files_is_told_and_one_that_is_none_is_refused(site: Website) -> None:
+    page = site.get("rejects?cause=crashed")
+    assert page.code == 200
+    assert "No file is rejected for this cause (crashed)." in page.text
+    assert site.get("rejects?cause=xx").code == 404
+
+
+def test_a_run_whose_published_file_is_gone_says_what_makes_it_again(tmp_path: Path) -> None:
+    lab = laboratory(tmp_path)
+    lab.raw.mkdir(exist_ok=True)
+    (lab.raw / "a\x1b[31m\n.csv").write_bytes(instrument.iv(1).data())
+    lab.age()
+    lab.backfill()
+    (run_id,) = lab.runs()
+    with website(lab) as site:
+        assert f"/runs/{run_id}/run.parquet" in site.get(f"runs/{run_id}").text
+        sent = site.get(f"runs/{run_id}/raw.csv").headers["Content-Disposition"]
+        assert urllib.parse.unquote(sent).endswith(r"''a\x1b[31m\n.csv"), sent
+        next(lab.stage.rglob("part-000.parquet")).unlink()
+        page = site.get(f"runs/{run_id}").text
+        assert re.search("Its published file is gone: <code>nanolab-daemon verify --config .* --repair</code>", page)
+        assert f"/runs/{run_id}/run.parquet" not in page
+
+
+def test_a_day_that_is_none_is_told(site: Website) -> None:
+    for query in ("since=2026-99-99", "until=yesterday", "since=20260101"):
+        answer = site.get(f"runs?{query}")
+        assert answer.code == 400, query
+        assert f"{query} is no day" in html.unescape(answer.text)
+
+
+def test_a_page_that_is_one_too_many_is_told_so_in_its_news(site: Website) -> None:
+    with contextlib.ExitStack() as opened:
+        for _ in range(MOST_LISTENERS):
+            stream = opened.enter_context(urllib.request.urlopen(f"{site.address}events", timeout=20))
+            assert stream.readline().startswith(b"retry")
+        assert site.get("events").text == FULL
+
+    def first() -> bytes:
+        with urllib.request.urlopen(f"{site.address}events", timeout=20) as stream:
+            line: bytes = stream.readline()
+            return line
+
+    until(lambda: first() == b"retry: 1500\n", what="for a place to be free again")
 
 
 def test_runs_are_found_by_chip_procedure_date_and_name(site: Website) -> None:

@@ -290,10 +290,16 @@ def test_what_a_pass_remembers_hides_nothing(steps: list[tuple[str, str]]) -> No
     before=st.sets(st.sampled_from(["a.csv", "b.csv", "d/a.csv", "d/b.csv"])),
     gone=st.sets(st.sampled_from(["a.csv", "b.csv", "d/a.csv", "d/b.csv"])),
     arriving=st.sets(st.sampled_from(["c.csv", "d/c.csv", "e/c.csv", "e/f/c.csv", "a.csv"])),
+    judged=st.sets(st.sampled_from(["a.csv", "b.csv", "d/a.csv", "d/b.csv"])),
 )
 @settings(max_examples=40)
-def test_what_is_recorded_while_a_pass_runs_is_not_gone(before: set[str], gone: set[str], arriving: set[str]) -> None:
-    """A folder is listed at one moment and compared at another; only what was known and not there has vanished."""
+def test_what_is_recorded_while_a_pass_runs_is_not_gone(
+    before: set[str], gone: set[str], arriving: set[str], judged: set[str]
+) -> None:
+    """A folder is listed at one moment and compared at another; only what was known and not there has vanished.
+
+    A verdict that is changed meanwhile, by what other files hold, keeps nothing from having vanished.
+    """
     with (
         tempfile.TemporaryDirectory() as home,
         closing(Catalog.open(Path(home) / "state" / "ledger.sqlite")) as catalog,
@@ -309,6 +315,8 @@ def test_what_is_recorded_while_a_pass_runs_is_not_gone(before: set[str], gone: 
             for name in arriving:
                 passes.write(name)
                 passes.know(name)
+            for name in before & judged:
+                catalog.set_state(os.fsencode(name), FileState.DUPLICATE, "Another file holds the same.")
 
         passes.run(meanwhile)
         assert {name for name in before | arriving if passes.state(name) is None} == (before & gone) - arriving

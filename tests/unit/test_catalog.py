@@ -7,13 +7,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from nanolab_daemon import catalog_schema
@@ -132,12 +134,117 @@ def test_files_come_back_as_they_were(catalog: Catalog, record: FileRecord) -> N
     assert record in list(catalog.files())
 
 
+PATHS, RUN_IDS = st.sampled_from([b"a.csv", b"x/b.csv", b"x/c.csv"]), st.sampled_from(["1", "2"])
+MARKS = st.builds(Fingerprint, *[st.integers(0, 9)] * 4)
+FILES = st.builds(lambda r, p, i: replace(r, path=p, run_id=i), file_records(), PATHS, RUN_IDS)
+RUNS = st.builds(lambda r, i: replace(r, facts=replace(r.facts, run_id=i)), run_records(), RUN_IDS)
+ASKED = (
+    st.tuples(st.just("file"), PATHS),
+    st.tuples(st.just("run"), RUN_IDS),
+    st.tuples(st.just("holding"), RUN_IDS),
+    st.tuples(st.just("put_file"), FILES),
+    st.tuples(st.just("set_state"), PATHS, st.sampled_from(FileState), TEXT),
+    st.tuples(st.just("set_fingerprint"), PATHS, MARKS),
+    st.tuples(st.just("set_missing"), PATHS),
+    st.tuples(st.just("outdate"), st.none(), st.none(), MARKS),
+    st.tuples(st.just("put_run"), RUNS),
+    st.tuples(st.just("set_segments"), RUN_IDS, st.lists(OUTPUTS, max_size=2).map(tuple), st.integers(0, 9), REALS),
+    st.tuples(st.just("set_pending"), RUN_IDS),
+    st.tuples(st.just("set_not_segmented"), RUN_IDS),
+    st.tuples(st.just("commit")),
+    st.tuples(st.just("rollback")),
+)
+
+
+@given(st.lists(st.one_of(ASKED), max_size=25))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=100)
+def test_what_is_kept_at_hand_is_what_the_tables_hold(catalog: Catalog, asked: list[tuple[Any, ...]]) -> None:
+    """Whatever is asked and written in whatever order, each record that is given is that of the table."""
+    for name, *values in asked:
+        getattr(catalog, name)(*values)
+    for path in (b"a.csv", b"x/b.csv", b"x/c.csv"):
+        assert catalog.file(path) == next(catalog.files("path = ?", (path,)), None)
+    for run_id in ("1", "2"):
+        assert catalog.run(run_id) == next(catalog.runs("run_id = ?", (run_id,)), None)
+        assert catalog.holding(run_id) == list(catalog.files("run_id = ? AND present", (run_id,)))
+        kept = catalog.folders(run_id)
+        catalog._forget_kept()
+        assert catalog.folders(run_id) == kept
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda catalog: catalog.put_file(replace(a_file(b"b.csv"), run_id="1")),
+        lambda catalog: catalog.set_state(b"a.csv", FileState.SUPERSEDED, "another"),
+        lambda catalog: catalog.set_fingerprint(b"a.csv", Fingerprint(9, 9, 9, 9)),
+        lambda catalog: catalog.set_missing(b"a.csv"),
+        lambda catalog: catalog.move_file(b"a.csv", b"c.csv", Fingerprint(1, 2, 3, 4)),
+        lambda catalog: catalog.outdate(None, None, Fingerprint(-2, -2, -2, -2)),
+        lambda catalog: catalog.rollback(),
+    ],
+    ids=["put", "state", "fingerprint", "missing", "move", "outdate", "rollback"],
+)
+def test_who_holds_a_run_is_told_anew_after_every_change(
+    catalog: Catalog, change: Callable[[Catalog], object]
+) -> None:
+    catalog.put_file(replace(a_file(), run_id="1", proc=None, terms=None, state=FileState.STAGED, rejection=None))
+    before = catalog.holding("1")
+    change(catalog)
+    assert catalog.holding("1") == list(catalog.files("run_id = ? AND present", ("1",)))
+    assert catalog.holding("1") != before
+
+
 @given(run_records())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 def test_runs_come_back_as_they_were(catalog: Catalog, record: RunRecord) -> None:
     """Every field of a run's record survives."""
     catalog.put_run(record)
     assert catalog.run(record.run_id) == record
+    assert list(catalog.runs("run_id = ?", (record.run_id,))) == [record]
+
+
+@given(st.lists(run_records(), max_size=5, unique_by=lambda run: run.run_id), st.integers(0, 4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
+def test_what_happened_since_a_moment_is_what_the_runs_say(
+    catalog: Catalog, runs: list[RunRecord], pick: int
+) -> None:
+    """Of all runs for the moment 0, else of those from the moment on, which here is that of one of them."""
+    assume(not any("\0" in flag for run in runs for flag in run.facts.flags or ()))  # SQLite's JSON ends there
+    catalog._db.execute("DELETE FROM runs")
+    for run in runs:
+        catalog.put_run(run)
+    at = abs(runs[pick].staged_at) if pick < len(runs) else 0.0
+    since = [run for run in runs if not at or run.staged_at >= at]
+    flags = Counter(flag for run in since for flag in run.facts.flags or ())
+    cut = [run for run in runs if run.segmented_at is not None and run.segmented_at >= at]
+    assert catalog.count_runs() == len(runs)
+    assert catalog.totals(at) == {
+        "runs": len(since),
+        "rows": sum(run.facts.rows for run in since),
+        "segments": sum(len(run.segment_files) for run in since),
+        "source_missing": sum(run.source_missing for run in since),
+        "pending": sum(run.segmentation == "pending" for run in since),
+    }
+    assert catalog.flags_since(at) == flags
+    assert catalog.cut_since(at) == (len(cut), sum(len(run.segment_files) for run in cut))
+    dated = {run.run_id: run.source for run in since if run.facts.date_origin is DateOrigin.META}
+    assert {run_id: path for run_id, _, path in catalog.copies(since=at)} == dated
+    for run in runs:
+        assert {one[0] for one in catalog.copies(run.run_id)} <= {run.run_id}
+    assert sum(sum(agreed) for agreed in catalog.agreement_since(at).values()) == len(since)
+
+
+def test_what_happened_since_a_moment_is_not_searched_for_among_all_runs(catalog: Catalog) -> None:
+    asked: list[str] = []
+    catalog._db.set_trace_callback(asked.append)
+    catalog.totals(1.0), catalog.flags_since(1.0), catalog.cut_since(1.0), catalog.agreement_since(1.0)
+    list(catalog.copies(since=1.0)), list(catalog.copies("a"))
+    catalog._db.set_trace_callback(None)
+    assert len(asked) == 6
+    for question in asked:
+        plan = " ".join(row[3] for row in catalog._db.execute(f"EXPLAIN QUERY PLAN {question}"))
+        assert "SCAN runs" not in plan, (question, plan)
 
 
 def test_folders_and_inodes(catalog: Catalog) -> None:

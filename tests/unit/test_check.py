@@ -237,7 +237,7 @@ def test_counting_is_bounded(lab):
     for number in range(5):
         (lab.paths.raw / str(number)).mkdir()
     finding = find(check(lab, now=NOW, count_budget_s=-1), "inotify max_user_watches")
-    assert "at least 1 folders (counting was cut)" in finding.detail
+    assert "at least 1 folder (counting was cut)" in finding.detail
 
 
 def test_limit_of_a_namespace(monkeypatch, tmp_path):

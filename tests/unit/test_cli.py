@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -13,15 +14,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+import instrument
+import messy
 import pytest
 from lab import Lab, toml, until
 
-from nanolab_daemon import __version__, batch, cli, cli_batch, cli_handover, cli_render, cli_summary, service
+from nanolab_daemon import (
+    __version__,
+    batch,
+    cli,
+    cli_base,
+    cli_batch,
+    cli_handover,
+    cli_render,
+    cli_summary,
+    commands,
+    service,
+)
 from nanolab_daemon.batch import Ended
+from nanolab_daemon.catalog import FILE_NAME
 from nanolab_daemon.cli_progress import Count, Lines, progress
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.plan import Plan, Row
+from nanolab_daemon.report import RejectedFile, RejectGroup
 from nanolab_daemon.scan import name_test
 from nanolab_daemon.tally import Tally, Timeline
 
@@ -53,18 +70,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 Told = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """Run a command line in this process; give its exit code and what it said on both streams."""
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        code = cli.main(list(argv))
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
 class TestHelp:
     @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["backfill", "--help"], ["bakfill"]])
     def test_imports_nothing_heavy(self, argv: list[str]) -> None:
@@ -89,7 +94,7 @@ class TestHelp:
         assert code == 0
         assert f"  nanolab-daemon {name}" in out.partition("Examples:")[2]
 
-    @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo", "service"}))
+    @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"completion", "demo", "service"}))
     def test_of_a_command_that_touches_data_has_the_folders(self, told: Told, name: str) -> None:
         out = told(name, "--help")[1]
         for flag in ("--config", "--raw-root", "--stage-root", "--output-root", "--state-dir", "--workers"):
@@ -105,8 +110,62 @@ class TestHelp:
             assert done.returncode == code
             assert "Traceback" not in done.stderr
 
+    @pytest.mark.parametrize(("argv", "line"), [([], "  backfill "), (["service"], "  uninstall ")])
+    def test_is_told_where_no_command_is_given(self, told: Told, argv: list[str], line: str) -> None:
+        code, out, err = told(*argv)
+        assert (code, out) == (2, "")
+        assert any(one.startswith(line) for one in err.splitlines())
+
     def test_version(self, told: Told) -> None:
         assert told("--version")[:2] == (0, f"nanolab-daemon {__version__}\n")
+
+
+def leaves(group: click.Group, *above: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Give every command that is no group, with the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, *above, name)
+        else:
+            yield (*above, name), command
+
+
+LEAVES = dict(leaves(cli.cli))
+
+
+def parsed(line: str) -> tuple[str, ...]:
+    """Parse a command line as the program would; give the words that call the command. Mistakes raise."""
+    program, *words = shlex.split(line)
+    assert program == "nanolab-daemon"
+    called = next(tuple(words[:n]) for n in (1, 2) if tuple(words[:n]) in LEAVES)
+    LEAVES[called].make_context(" ".join(called), words[len(called) :])
+    return called
+
+
+class TestExamples:
+    @pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+    def test_of_each_command_are_command_lines_of_it(self, words: tuple[str, ...]) -> None:
+        lines = re.findall(r"^  (nanolab-daemon .*?)(?: {3,}\(.*\))?$", LEAVES[words].epilog or "", re.MULTILINE)
+        assert lines
+        for line in lines:
+            assert parsed(line) == words
+
+    def test_of_the_program_and_of_groups_are_command_lines(self) -> None:
+        for group in (cli.cli, cli.cli.commands["service"]):
+            for line in re.findall("^  (nanolab-daemon .*)$", group.epilog or "", re.MULTILINE):
+                parsed(line)
+
+    def test_in_the_readme_are_command_lines(self) -> None:
+        text = (Path(__file__).parents[2] / "README.md").read_text()
+        blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        begins = r"(?:^|/|^sudo (?:-u nanolab )?)"
+        lines = re.findall(rf"{begins}(nanolab-daemon [^#/\n][^#\n]*?) *(?:#.*)?$", "\n".join(blocks), re.MULTILINE)
+        assert len(lines) > 10
+        for line in lines:
+            parsed(line)
+
+    def test_that_are_wrong_are_noticed(self) -> None:
+        with pytest.raises(click.UsageError):
+            parsed("nanolab-daemon backfill --dry-ruin")
 
 
 class TestUsage:
@@ -217,6 +276,43 @@ class TestErrors:
         code, _, err = told("backfill")
         assert code == 130
         assert "The daemon goes on" in err
+
+
+class TestWhatToType:
+    def test_commands_that_are_told_hold_the_settings_that_were_given(self, lab: Lab, told: Told) -> None:
+        (lab.home / "my lab.toml").write_text(toml(lab.config))
+        for name in ("a.csv", "b.csv"):
+            (lab.raw / name).write_bytes(messy.with_bad_row(instrument.iv(ord(name[0]))))
+        lab.backfill()
+        given = ["--config", "my lab.toml"]
+        assert (
+            "`nanolab-daemon retry --config 'my lab.toml' --skip-bad-rows a.csv`" in told("why", *given, "a.csv")[1]
+        )
+        assert "`nanolab-daemon retry --skip-bad-rows a.csv`" in told("why", "a.csv")[1]
+        assert "nanolab-daemon retry --config 'my lab.toml' --skip-bad-rows FILE" in told("rejects", *given)[1]
+        (lab.state / FILE_NAME).write_text("torn")
+        assert "nanolab-daemon verify --config 'my lab.toml' --rebuild" in told("status", *given)[2]
+
+    def test_words_that_are_no_commands_stay_as_they_are(self) -> None:
+        text = "the user that runs nanolab-daemon reads it; nanolab-daemon runs; nanolab-daemon"
+        assert commands.as_typed(text, "config.toml") == text
+        assert commands.as_typed("nanolab-daemon run; x", "a b") == "nanolab-daemon run --config 'a b'; x"
+
+    def test_one_command_says_nothing_in_the_name_of_the_one_before(self, lab: Lab, told: Told) -> None:
+        told("status", "--config", "config.toml")
+        assert cli_base.as_typed("nanolab-daemon run") == "nanolab-daemon run"
+
+    def test_a_ledger_with_torn_pages_is_told_and_what_to_do(self, lab: Lab, told: Told) -> None:
+        for seed in range(5):
+            instrument.iv(seed).write(lab.raw / f"{seed}.csv")
+        lab.backfill()
+        ledger = lab.state / FILE_NAME
+        data = ledger.read_bytes()
+        ledger.write_bytes(data[: 4096 * 3] + b"\xaa" * (len(data) - 4096 * 3))
+        for argv in (["status"], ["rejects"], ["why", "0.csv"], ["show", "0"], ["retry"]):
+            code, out, err = told(*argv)
+            assert (code, out) == (1, "")
+            assert "verify --rebuild" in err
 
 
 class TestCheck:
@@ -331,6 +427,26 @@ class TestRender:
         *rows, last = map(json.loads, capsys.readouterr().out.splitlines())
         assert [row["file"] for row in rows] == ["a.csv", "b.csv"]
         assert last["totals"]["staged"] == 1
+
+    def test_a_thousand_equal_rejects_are_a_few_lines(self, capsys: pytest.CaptureFixture[str]) -> None:
+        files = tuple(
+            RejectedFile(f"IV_{n}.csv", "Line 7 has an empty field.", "Mend it.", "IV", 7, "1,,2", 0, "2025-09-04")
+            for n in range(1000)
+        )
+        groups = (RejectGroup("bad_rows", 1000, "2025-09-04 10:00:00-03:00", ("Mend it.",), files),)
+        cli_render.rejects(groups, as_json=False, ledger_exists=True)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == cli_render.MOST_REJECTS + 3
+        assert lines[0] == "bad_rows: 1,000 files, newest 2025-09-04 10:00:00-03:00"
+        assert lines[-2:] == [
+            "  … and 995 more: nanolab-daemon rejects --cause bad_rows --all",
+            "  -> Mend it.",
+        ]
+        cli_render.rejects(groups, as_json=False, ledger_exists=True, most=None)
+        assert len(capsys.readouterr().out.splitlines()) == 1002
+        cli_render.rejects(groups, as_json=True, ledger_exists=True)
+        (group,) = json.loads(capsys.readouterr().out)
+        assert (group["count"], len(group["files"])) == (1000, 1000)
 
     def test_offending_text_is_kept_short(self) -> None:
         assert len(cli_render.offending(7, "x" * 500)) < 100

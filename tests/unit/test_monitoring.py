@@ -6,25 +6,12 @@ import json
 import re
 from pathlib import Path
 
-from nanolab_daemon.tally import Latency, Tally
+from making.reference import ANSWER
+
 from nanolab_daemon.web.metrics import Numbers, exposition
 from nanolab_daemon.web.state import health
 
 FOLDER = Path(__file__).parents[2] / "docs/monitoring"
-ANSWER = {
-    "since": 1.0,
-    "tally": {**Tally().as_dict(), "outcomes": {"staged": 1}, "causes": {"bad_rows": 1}},
-    "latency": Latency().as_dict(),
-    "lost_events": 0,
-    "queues": {"stage": [0, 0], "segment": [0, 0]},
-    "oldest_in_line_s": 0.0,
-    "following": 0,
-    "measuring": {},
-    "scanned_at": 1.0,
-    "rescan_s": 60.0,
-    "pools": [{"name": "stage", "size": 1, "ready": 1, "idle": 1, "replaced": 0, "workers": [{"rss_mb": 1}]}],
-    "page": {"restarts": 0},
-}
 
 
 def made() -> set[str]:

@@ -375,6 +375,13 @@ def test_a_worker_is_born_clean(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not fact["knows_parents_main"]
 
 
+def test_arrow_does_not_bring_pandas_into_a_worker(pool: Pool[Any, Any]) -> None:
+    """Arrow imports pandas, where it is installed, the first time that it makes a scalar: not in a worker."""
+    (done,) = work_off(pool, {1: [("scalar", 1.5)]})
+    assert isinstance(done, Finished)
+    assert done.results == [(1.5, False)]
+
+
 def test_a_worker_holds_no_end_of_anothers_pipe(pool: Pool[Any, Any]) -> None:
     """Else the death of one would not be seen while another lives. True of replacements too."""
     work_off(pool, {1: [("exit", 1)]})

@@ -13,6 +13,7 @@ import pytest
 
 from nanolab_daemon import publish
 from nanolab_daemon.errors import EngineError
+from nanolab_daemon.tasks import words_of
 
 
 @pytest.fixture
@@ -148,22 +149,36 @@ def test_withdrawing_goes_on_where_a_crash_has_cut_it_short(temp: Path, target: 
     assert temp.exists()
 
 
-def test_notes_survive_a_start_and_a_torn_one_harms_nobody(temp: Path, target: Path) -> None:
-    """What is announced stays known until it is let go of; half a line, or what is no run, names nothing."""
+def test_notes_survive_a_start_and_a_torn_one_harms_nobody(
+    temp: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is announced stays known as long as its note; half a line, or what is no run, names nothing."""
     run = target.with_name("run_id=0123456789abcdef")
     bundle, other = (publish.write_bundle(temp, {"p": b"1"}) for _ in range(2))
     root = temp.parents[1]
     run.parent.mkdir(parents=True)
-    note = temp / f"announced-{os.getpid()}"
+    monkeypatch.setattr(publish, "_announced", 0)
+    note = temp / f"announced-{os.getpid()}-0"
     note.write_text(f"{run.parent.stat().st_ino} {run.parent.relative_to(root)}\n7")
     publish.announce(temp, [(bundle, str(run.relative_to(root)))])
     publish.place(bundle, run)
     for _ in range(2):
         publish.make_temp_folder(root, "me")
-        assert list(publish.announced(root, "me")) == [str(run.relative_to(root))]
+        assert publish.notes(root, "me") == [note]
+        assert publish.announced(root, note) == [str(run.relative_to(root))]
     assert not other.exists()
-    publish.forget_announced(temp)
-    assert not list(publish.announced(root, "me"))
+
+
+def test_notes_are_of_a_size(temp: Path) -> None:
+    """A long load leaves many notes, none of which takes long to work off."""
+    bundle = publish.write_bundle(temp, {"p": b"1"})
+    moves = [(bundle, f"proc=IV/date=2025-09-04/run_id={number:016x}") for number in range(32)]
+    for _ in range(40):
+        publish.announce(temp, moves)
+    notes = publish.notes(temp.parents[1], "me")
+    lines = [note.read_text().count("run_id=") for note in notes]
+    assert sum(lines) == 40 * 32
+    assert max(lines) <= publish.MOVES_A_NOTE + 32
 
 
 def test_failed_write_leaves_no_bundle(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,3 +312,27 @@ def test_trying_to_write_leaves_nothing(temp: Path) -> None:
     assert not list(temp.iterdir())
     with pytest.raises(OSError, match="another disk"):
         publish.try_to_write(root, "me", root.stat().st_dev + 1)
+
+
+def test_trying_for_room_leaves_nothing(tmp_path: Path) -> None:
+    """Nothing lies there meanwhile either, and a folder that is not there or can't be tried is nobody's full disk."""
+    publish.try_for_room(tmp_path)
+    assert not list(tmp_path.iterdir())
+    publish.try_for_room(tmp_path / "none")
+    publish.try_for_room(Path("/proc"))
+
+
+@pytest.mark.parametrize(
+    ("below", "words"),
+    [
+        ("proc=IV/date=2025-09-04/run_id=0123456789abcdef", "(proc=IV/date=2025-09-04/run_id=0123456789abcdef)"),
+        ("proc=IV/date=2025-09-04/run_id=0123456789abcdef/part-000.parquet", "run_id=0123456789abcdef)"),
+        (".nanolab-tmp/me/12-3/part-000.parquet", "Permission denied"),
+        ("", "Permission denied"),
+    ],
+)
+def test_a_fault_names_the_folder_below(tmp_path: Path, below: str, words: str) -> None:
+    """Where something further down is at fault than the root, that is told; the program's own names are not."""
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / below))
+    assert words_of(error, tmp_path).endswith(words)
+    assert words_of(OSError("odd"), tmp_path) == "odd"

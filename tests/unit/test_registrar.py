@@ -201,7 +201,8 @@ class Ledgered:
                 self.work_on(min(self.to_cut))
             else:
                 self.registrar.commit()
-                self.registrar.tidy()
+                while not self.registrar.tidy(0.0):
+                    pass
                 return
         raise AssertionError("it never ends")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import messy
 import pytest
 from lab import InlinePool, Lab
 
-from nanolab_daemon import again, report, verify
+from nanolab_daemon import again, control, report, verify
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.errors import UsageError
 from nanolab_daemon.lock import Lock
@@ -54,6 +56,16 @@ class TestStatus:
     def test_today_ends_at_midnight_in_the_lab(self, lab: Lab) -> None:
         tomorrow = report.status(lab.config, now() + timedelta(days=1))
         assert (tomorrow.today.runs, tomorrow.total.runs) == (0, 4)
+
+    def test_does_not_wait_long_for_a_daemon_that_hangs(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert control.LOOK_S <= 3
+        monkeypatch.setattr(control, "LOOK_S", 0.1)
+        monkeypatch.chdir(lab.state)  # the name of a socket is short
+        with Lock(lab.state, "run"), socket.socket(socket.AF_UNIX) as deaf:
+            deaf.bind(control.FILE_NAME)
+            deaf.listen()
+            for told in (report.status(lab.config, now()).health, why(lab.config, "iv.csv").live_trouble):
+                assert told.startswith("The daemon does not answer: nothing came within 0.1 s.")
 
     def test_says_who_holds_the_lock(self, lab: Lab) -> None:
         with Lock(lab.state, "backfill"):
@@ -194,6 +206,26 @@ class TestWhy:
         assert "has gone" in found.reason
         assert found.run is not None
         assert found.run.source_missing
+
+    @pytest.mark.parametrize("root", ["stage", "output"])
+    def test_tells_that_a_published_file_has_gone_and_what_makes_it_again(self, lab: Lab, root: str) -> None:
+        run_id = why(lab.config, "it.csv").run.run_id  # type: ignore[union-attr]
+        shutil.rmtree(next(getattr(lab, root).rglob(f"run_id={run_id}")))
+        assert "`nanolab-daemon verify --repair`" in why(lab.config, "it.csv").next
+        (lab.raw / "it.csv").unlink()
+        lab.backfill()
+        assert "Put that one back; then" in why(lab.config, "it.csv").next
+
+    @pytest.mark.parametrize("name", ["../none.csv", "/none/none.csv", "a/../../../none.csv"])
+    def test_a_path_elsewhere_is_taken_from_here_and_told_to_be_none(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        (lab.home / "none.csv").write_text("beside raw")
+        (lab.home / "here").mkdir()
+        monkeypatch.chdir(lab.home / "here" if name.startswith("a/") else lab.raw.parent.parent)
+        found = why(lab.config, name)
+        assert found.full_path == os.path.normpath(Path.cwd() / name)
+        assert "There is no such file" in found.reason
 
     def test_works_without_a_ledger(self, tmp_path: Path) -> None:
         lab = Lab(tmp_path / "empty")

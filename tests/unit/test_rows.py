@@ -72,6 +72,8 @@ def rejection(body: bytes, width: int = 3, first_line: int = 1) -> FileRejectedE
 
 
 @given(tables())
+@example((1, [["nan"], ["NAN"]], b"nan\r\nNAN\n"))
+@example((2, [["1", "2"], ["3", "4"]], b"1,2\r\n3,4\n"))
 def test_every_value_to_the_last_bit(table: tuple[int, list[list[str]], bytes]) -> None:
     """However a number is written, the double nearest to its text is read: that of Python's float(), bit for bit."""
     width, texts, body = table
@@ -79,6 +81,25 @@ def test_every_value_to_the_last_bit(table: tuple[int, list[list[str]], bytes]) 
     assert values_of(found) == meant_by(texts)
     assert all(column.type == pa.float64() and column.null_count == 0 for column in found.columns)
     assert (len(found.columns), found.count, found.bad_rows_skipped) == (width, len(texts), 0)
+
+
+@given(
+    st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(TEXTS, min_size=n, max_size=n), min_size=1, max_size=40)),
+    ENDS,
+)
+def test_plain_rows_are_read_without_the_csv_reader(texts: list[list[str]], end: str) -> None:
+    """Rows as the instruments write them take the short way, and keep every bit on it."""
+    body = "".join(",".join(row) + end for row in texts).encode()
+    columns = module._quickly(body, len(texts[0]))
+    assert columns is not None
+    assert values_of(Rows(columns, len(texts))) == meant_by(texts)
+    assert all(column.type == pa.float64() and column.null_count == 0 for column in columns)
+
+
+@pytest.mark.parametrize("last", [b"3\n", b"text\n", b"\0\0\n", b"3,4,5\n"])
+def test_a_last_line_with_another_end_is_not_passed_over(last: bytes) -> None:
+    """What follows rows that end by CRLF is judged as any other line, whatever it ends by."""
+    assert rejection(b"1,2\r\n" + last, width=2).line == 2
 
 
 @given(tables())

@@ -12,7 +12,7 @@ import pytest
 import reference
 from inprocess import Folders
 from instrument import Measurement, it, iv, ivg
-from outputs import bits
+from outputs import SEGMENT_COLUMNS, bits
 
 from nanolab_daemon import parquet, publish
 from nanolab_daemon.header import quantity
@@ -20,14 +20,6 @@ from nanolab_daemon.procedures import PathKind, Registry
 from nanolab_daemon.ramps import set_points
 from nanolab_daemon.tasks import CannotWrite, Segmented, SegmentJob, StagedFileLost
 
-SEGMENT_COLUMNS = {
-    "segment_id": pl.Int64,
-    "segment_type": pl.String,
-    "segment_v_start": pl.Float64,
-    "segment_v_end": pl.Float64,
-    "segment_direction": pl.String,
-    "point_in_segment": pl.Int64,
-}
 TIMES = {"segment_t_start_s": pl.Float64, "segment_t_end_s": pl.Float64}
 PHASES = ("It", "ITt", "It2", "Vt", "Pt", "ItVg", "ItWl")
 

@@ -11,9 +11,11 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -226,3 +228,13 @@ def test_stopping_breaks_off_and_closes_every_file(tmp_path: Path) -> None:
 
 def _is_link(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+def test_a_file_has_the_date_of_the_instruments_own_clock(tmp_path: Path, zone: str) -> None:
+    """The two zones have never the same date."""
+    before = datetime.now(ZoneInfo(zone)).date()
+    instrument = Instrument(tmp_path, [], zone=ZoneInfo(zone))
+    path = instrument._free_name("IV")
+    assert path.name == f"IV{path.parent.name}_1.csv"
+    assert before.isoformat() <= path.parent.name <= datetime.now(ZoneInfo(zone)).date().isoformat()

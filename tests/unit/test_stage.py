@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inprocess import Folders
 from instrument import Measurement, it, iv, ivg
+from outputs import RUN_COLUMNS
 
 from nanolab_daemon import __version__, publish
 from nanolab_daemon.errors import RejectCause
@@ -37,19 +38,6 @@ from nanolab_daemon.tasks import (
     Unselected,
 )
 
-CONSTANT = {
-    "run_id": pl.String,
-    "proc": pl.String,
-    "start_dt": pl.Datetime("us", "UTC"),
-    "source_file": pl.String,
-    "with_light": pl.Boolean,
-    "wavelength_nm": pl.Float64,
-    "laser_voltage_V": pl.Float64,
-    "chip_group": pl.String,
-    "chip_number": pl.Int64,
-    "sample": pl.String,
-    "procedure_version": pl.String,
-}
 IV_COLUMNS = ["Vsd (V)", "I (A)", "Plate T (degC)", "Ambient T (degC)", "Clock (ms)"]
 
 
@@ -76,14 +64,14 @@ def notes(path: Path) -> dict[str, str]:
 def test_columns_types_and_order(lab: Folders) -> None:
     """A staged run has its data columns as Float64, then the constant ones of the contract, and no others."""
     frame = read(lab, lab.staged("a.csv", iv(1).data()))
-    assert list(frame.schema.items()) == [*((name, pl.Float64) for name in IV_COLUMNS), *CONSTANT.items()]
+    assert list(frame.schema.items()) == [*((name, pl.Float64) for name in IV_COLUMNS), *RUN_COLUMNS.items()]
 
 
 def test_constant_columns_tell_the_header(lab: Folders) -> None:
     """What is constant over a run stands in each of its rows, as the header says it."""
     staged = lab.staged("2025-09-04/ä b.csv", replace(iv(1), start_time="1757018821.6358175").data())
     frame = read(lab, staged)
-    (row,) = frame.select(list(CONSTANT)).unique().iter_rows(named=True)
+    (row,) = frame.select(list(RUN_COLUMNS)).unique().iter_rows(named=True)
     assert row["start_dt"].isoformat() == "2025-09-04T20:47:01.635818+00:00"
     assert {key: value for key, value in row.items() if key not in ("run_id", "start_dt")} == {
         "proc": "IV",
@@ -110,7 +98,7 @@ def test_procedure_without_chip_and_laser_has_nulls(lab: Folders) -> None:
     """What a procedure does not have is null, in columns of the usual types."""
     tt = Measurement("Tt", {"Step time": "1 s"}, ("Time (s)", "Plate T (degC)"), ["0.0,nan", "1.0,25.5"])
     frame = read(lab, lab.staged("a.csv", tt.data()))
-    assert [frame.schema[name] for name in CONSTANT] == list(CONSTANT.values())
+    assert [frame.schema[name] for name in RUN_COLUMNS] == list(RUN_COLUMNS.values())
     nulls = frame.select("wavelength_nm", "laser_voltage_V", "chip_group", "chip_number", "sample").null_count()
     assert set(nulls.row(0)) == {2}
     assert not frame["with_light"].any()
@@ -142,7 +130,7 @@ def test_unknown_column_is_kept_after_the_known_ones(lab: Folders) -> None:
     new = replace(new, columns=("Ig (A)", *new.columns), rows=[f"{at},{row}" for at, row in enumerate(new.rows)])
     staged = lab.staged("a.csv", new.data())
     frame = read(lab, staged)
-    assert frame.columns == [*IV_COLUMNS, "Ig (A)", *CONSTANT]
+    assert frame.columns == [*IV_COLUMNS, "Ig (A)", *RUN_COLUMNS]
     assert frame["Ig (A)"].to_list() == list(range(44))
     assert any("'Ig (A)'" in remark for remark in staged.remarks)
 
@@ -151,7 +139,7 @@ def test_unknown_procedure_is_staged_as_it_is(lab: Folders) -> None:
     """A procedure that nobody knows is staged with its own columns in its own order, and said."""
     strange = Measurement("Strange", {"Laser voltage": "1 V"}, ("z", "a"), ["1,2", "3,4"])
     staged = lab.staged("a.csv", strange.data())
-    assert read(lab, staged).columns == ["z", "a", *CONSTANT]
+    assert read(lab, staged).columns == ["z", "a", *RUN_COLUMNS]
     assert not staged.facts.is_cut
     assert "Strange" in staged.remarks[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -12,15 +13,21 @@ from typing import Any
 import instrument
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from lab import Lab
+from starlette.applications import Starlette
 
 from nanolab_daemon.config import Config, Paths
 from nanolab_daemon.procedures import Registry
+from nanolab_daemon.secret import read_token
 from nanolab_daemon.tally import LATENCY_S, Latency
 from nanolab_daemon.web import curves, hub, state, svg
-from nanolab_daemon.web.guard import is_allowed, is_token, read_token
-from nanolab_daemon.web.index import Index, Query
+from nanolab_daemon.web.app import make_app
+from nanolab_daemon.web.guard import HEADERS, is_allowed, is_token
+from nanolab_daemon.web.index import Index, Query, chip_name
 from nanolab_daemon.web.preview import Preview
+from nanolab_daemon.web.show import Shown, coded
 
 WELL: dict[str, Any] = {"degraded": None, "paused": None, "frozen": [], "trouble": None, "pools": []}
 
@@ -134,10 +141,111 @@ def test_any_numbers_can_be_drawn(values: list[float]) -> None:
         assert drawn is None or "nan" not in drawn.lines[0].points
 
 
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+CURVES = st.lists(st.tuples(FLOATS, FLOATS), max_size=8)
+
+
+@given(whole=CURVES, segment=CURVES, log=st.booleans(), unit=st.sampled_from(["I (A)", "T (degC)"]))
+@example(whole=[(0.0, -1e308), (1.0, 1e308)], segment=[], log=False, unit="I (A)")
+@example(whole=[(-1.7e308, 0.0), (1.7e308, 1.79e308)], segment=[], log=False, unit="T (degC)")
+@example(whole=[(0.0, 0.0), (1.0, 5e-324)], segment=[(1e308, -1e308)], log=False, unit="I (A)")
+def test_no_numbers_whatever_can_break_a_drawing(whole: Any, segment: Any, log: bool, unit: str) -> None:
+    series = [curves.Series("", *np.array(one, dtype=float).reshape(-1, 2).T) for one in (whole, segment)]
+    small = svg.thumbnail(series[0].x, series[0].y)
+    drawn = svg.plot(curves.Axes("t (s)", unit), series[0], series[1:], log=log)
+    told = [small]
+    if drawn is not None:
+        ticks = (*drawn.x_ticks, *drawn.y_ticks)
+        assert all(np.isfinite(tick.at) for tick in ticks)
+        told += [line.points for line in drawn.lines] + [tick.label for tick in ticks]
+        left, top, right, bottom = drawn.frame
+        for place in (place for line in drawn.lines for place in line.points.split()):
+            x, y = map(float, place.split(","))
+            assert left - 0.1 <= x <= right + 0.1
+            assert top - 0.1 <= y <= bottom + 0.1
+    assert not [text for text in told if "nan" in text or "inf" in text]
+
+
+def ask(app: Starlette, path: str) -> tuple[int, dict[str, str], str]:
+    """Ask an application without a server; give the answer's code, headers and text, even if it then raises."""
+    told: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    target, _, query = path.partition("?")
+    scope = {"type": "http", "method": "GET", "path": target, "query_string": query.encode(), "root_path": ""}
+    with contextlib.suppress(ZeroDivisionError):
+        asyncio.run(app({**scope, "headers": [(b"host", b"localhost")]}, receive, send))
+    headers = {name.decode(): value.decode() for name, value in told[0]["headers"]}
+    return told[0]["status"], headers, b"".join(one.get("body", b"") for one in told).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "broken", "frame"),
+    [("/status", "counts", True), ("/status", "health", False), ("/health", "health", False)],
+)
+def test_a_fault_of_the_page_is_told_in_its_frame_and_as_guarded_as_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, broken: str, frame: bool
+) -> None:
+    """Where the frame itself can't be made, plain words do."""
+
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(state, broken, fault)
+    code, headers, text = ask(make_app(Lab(tmp_path).config), path)
+    assert code == 500
+    assert "This page has a fault" in text
+    assert ('<header class="top">' in text) is frame
+    assert {name.lower(): value for name, value in HEADERS.items()}.items() <= headers.items()
+
+
 def test_values_are_written_with_a_prefix() -> None:
     assert svg.with_unit(4.05e-8, "I (A)") == "I 40.5 nA"
     assert svg.with_unit(-0.1, "Vsd (V)") == "Vsd −100 mV"
     assert svg.with_unit(float("nan"), "I (A)") == "I nan A"
+
+
+@pytest.mark.parametrize(
+    ("group", "number", "sample", "name"),
+    [
+        ("Alisson", 71, "F", "Alisson 71F"),
+        ("Alisson", 71, "other", "Alisson 71 other"),
+        ("Alisson", None, "F", "Alisson F"),
+        (None, 7, None, "7"),
+        (None, None, None, ""),
+    ],
+)
+def test_a_chip_is_called_as_the_lab_does(
+    group: str | None, number: int | None, sample: str | None, name: str
+) -> None:
+    assert chip_name(group, number, sample) == name
+
+
+def test_a_command_in_a_remedy_is_code_and_nothing_in_it_is_markup() -> None:
+    assert coded("Type `a <b>` now.") == "Type <code>a &lt;b&gt;</code> now."
+    assert coded("One ` <script> alone") == "One ` &lt;script&gt; alone"
+
+
+def test_what_can_not_be_seen_is_written_out_on_every_page_and_lines_stay_lines(tmp_path: Path) -> None:
+    shown = Shown(Lab(tmp_path).config)
+    words = "F\x1b[31m\u202e\u200b\ud800 µ <i>\r\nnext\tone"
+    page = shown.render("refused.html", path="/", badge="<b></b>", zone="UTC", code=404, words=words)
+    assert r"<p>F\x1b[31m\u202e\u200b\ud800 µ &lt;i&gt;" + "\nnext\tone</p>" in page
+    assert "<b></b>" in page
+    assert coded("`a\x1b`") == r"<code>a\x1b</code>"
+
+
+def test_segments_of_one_name_are_told_apart() -> None:
+    x = np.array([0.0, 1.0])
+    parts = [curves.Series(name, x, x) for name in ("forward_negative", "forward_positive", "forward_negative")]
+    drawn = svg.plot(curves.Axes("Vg (V)", "I (A)"), curves.Series("", x, x), parts, log=False)
+    assert drawn is not None
+    assert [line.name for line in drawn.lines[1:]] == ["forward_negative 1", "forward_positive", "forward_negative 2"]
 
 
 def test_a_preview_reads_what_was_appended_and_begins_anew_with_another_header(tmp_path: Path) -> None:

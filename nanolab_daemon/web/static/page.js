@@ -37,13 +37,29 @@
     }
   };
 
+  // What the head says of the daemon is not known any more; the news say it again when they come back.
+  const lost = (why) => {
+    const dot = document.createElement("span");
+    dot.className = "dot lost";
+    dot.setAttribute("aria-hidden", "true");
+    const words = document.createElement("span");
+    words.textContent = why;
+    document.getElementById("state").replaceChildren(dot, words);
+  };
+
   const listen = () => {
     const live = document.getElementById("live");
     const runs = document.getElementById("runs");
     const offline = document.getElementById("offline");
     const source = new EventSource("/events");
+    source.addEventListener("full", () => {
+      source.close();
+      lost("No news: too many pages are open");
+      setTimeout(listen, 30000);
+    });
     source.onopen = () => { if (offline) offline.hidden = true; };
     source.onerror = () => {
+      lost("No connection");
       if (offline) offline.hidden = false;
       if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
     };

@@ -55,7 +55,7 @@
     readout.textContent = `${name}${points.labels[0]} = ${written(point.x)}, ${points.labels[1]} = ${written(point.y)}`;
   };
 
-  box.addEventListener("pointermove", async (event) => {
+  const read = async (event) => {
     await load();
     if (!points?.length) return;
     const bounds = plot.getBoundingClientRect();
@@ -69,7 +69,9 @@
       if (far < least) [best, least] = [number, far];
     });
     show(best);
-  });
+  };
+  box.addEventListener("pointermove", read);
+  box.addEventListener("pointerdown", read); // a finger that taps does not move
   box.addEventListener("focus", load);
   box.addEventListener("keydown", async (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1, PageDown: 10, PageUp: -10 }[event.key];
