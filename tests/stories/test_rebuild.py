@@ -332,7 +332,7 @@ def test_outputs_deleted_by_hand(tmp_path: Path, hand: str, running: bool, monke
             lab.output.mkdir(exist_ok=True)
         code, said = command("verify")
         assert code == 1, said
-        assert "verify --repair" in said
+        assert f"`nanolab-daemon verify --config {lab.home / 'config.toml'} --repair`" in said
         code, said = command("verify", "--repair")
         if running:
             lab.wait_quiet()
