@@ -84,6 +84,10 @@ def run(
         try:
             engine.selector.register(wakeup, 1)
             engine.start(warm=False)
+            if jobs is None and catalog.has_runs():
+                engine.reconciler.hire(engine.selector, config.pools.task_timeout_s)
+                selection = rules.selection
+                engine.again = lambda job: engine.offer(replace(job, selection=selection)) if stage else None
             if jobs is not None:
                 for job in jobs:
                     engine.offer(job)

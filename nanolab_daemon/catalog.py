@@ -553,14 +553,27 @@ class Catalog:
         """Give run, procedure, date and source of the runs that an SQL condition selects; as `paths` takes it."""
         yield from self._db.execute(f"SELECT run_id, proc, date, source FROM runs WHERE {where}", values)
 
-    def outputs(self) -> Iterator[tuple[str, bytes, bool, list[Any], list[list[Any]]]]:
-        """Give of each run its id, source, whether that has vanished, its staged file and its segments' files.
+    def outputs_after(self, run_id: str, most: int) -> list[tuple[str, list[Any], list[list[Any]]]]:
+        """Give of the next runs in the order of their ids each one's id, staged file and segments' files.
 
         A file is path, size in bytes, rows, SHA-256. This is what `runs` gives, less all that costs time.
         """
-        query = "SELECT run_id, source, source_missing, stage_file, segment_files FROM runs"
-        for run_id, source, missing, staged, segments in self._db.execute(query):
-            yield run_id, source, bool(missing), json.loads(staged), json.loads(segments) if segments != "[]" else []
+        query = "SELECT run_id, stage_file, segment_files FROM runs WHERE run_id > ? ORDER BY run_id LIMIT ?"
+        found = self._db.execute(query, (run_id, most)).fetchall()
+        return [(name, json.loads(staged), json.loads(cut) if cut != "[]" else []) for name, staged, cut in found]
+
+    def published_folders(self) -> Iterator[tuple[str, str, str | None]]:
+        """Give each run's id and its folders below the stage and the output root; None: it has no segments."""
+        query = "SELECT run_id, proc, date, segment_files <> '[]' FROM runs"
+        for run_id, proc, date, is_cut in self._db.execute(query):
+            folder = f"proc={proc}/date={date}/run_id={run_id}"
+            yield run_id, folder, _segments_folder(proc, folder) if is_cut else None
+
+    def output_of(self, run_id: str) -> tuple[bytes, bool, list[Any], list[list[Any]]] | None:
+        """Give a run's source, whether that has vanished, its staged file and its segments' files as those above."""
+        query = "SELECT source, source_missing, stage_file, segment_files FROM runs WHERE run_id = ?"
+        row = self._db.execute(query, (run_id,)).fetchone()
+        return None if row is None else (row[0], bool(row[1]), json.loads(row[2]), json.loads(row[3]))
 
     def folders(self, run_id: str) -> tuple[str, ...]:
         """Give the folders in which a run is published, relative to stage and output root; none if unknown."""
@@ -768,6 +781,10 @@ class Catalog:
             value,
         )
         return {proc: Agreement(*numbers) for proc, *numbers in rows}
+
+    def has_runs(self) -> bool:
+        """Tell whether anything is published."""
+        return self._db.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None
 
     def count_runs(self) -> int:
         """Count all runs."""

@@ -44,12 +44,15 @@ from nanolab_daemon.pauses import Pause
 from nanolab_daemon.places import Place, place_of
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.rawfolder import Identity, RawFolder
-from nanolab_daemon.reconcile import lacking
+from nanolab_daemon.reconcile import Reconciler, key_of
 from nanolab_daemon.registrar import AGAIN, UNKNOWN, Action, CutRun, Registrar, StageAgain
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
     CannotWrite,
     Gone,
+    HouseJob,
+    Inspected,
+    InspectJob,
     ManifestJob,
     ManifestWritten,
     NoRows,
@@ -141,7 +144,7 @@ class Engine:
             most_bytes=BATCH_BYTES,
             merge=_merged,
         )
-        self.cutting: Lane[SegmentJob | ManifestJob, SegmentOutcome] = Lane(
+        self.cutting: Lane[SegmentJob | HouseJob, SegmentOutcome] = Lane(
             Pool(
                 "segment",
                 "nanolab_daemon.segment:segment_batch",
@@ -150,11 +153,20 @@ class Engine:
                 task_timeout_s=pools.task_timeout_s,
                 task_memory_mb=pools.task_memory_mb,
             ),
-            key=lambda job: job.run_id if isinstance(job, SegmentJob) else "",
+            key=key_of,
             size_bytes=lambda _: 0,
             most_jobs=batch_files,
             most_bytes=BATCH_BYTES,
         )
+        self.reconciler = Reconciler(
+            config.paths,
+            catalog,
+            self.outputs,
+            self.cutting,
+            again=self._restage,
+            cut=lambda run_id: self._cut(run_id, live=False),
+        )
+        self.again: Callable[[StageJob], None] = self.offer  # with a file whose run's published file is gone
         self.selector = selectors.DefaultSelector()
         self._commit_due: float | None = None
         self._manifest_serial = 0
@@ -189,7 +201,6 @@ class Engine:
         if renewed := self.registrar.renew():
             self._log.info("tried anew, since the program is another one", **{COUNT: renewed})
         self._outdate()
-        self.reconcile()
         for root in (paths.stage, paths.output):
             publish.make_temp_folder(root, owner)
             self._halts.opened(root)
@@ -214,6 +225,7 @@ class Engine:
 
     def stop(self, limit_s: float) -> None:
         """End within the limit: running tasks finish and are recorded, or are handed back; all is committed."""
+        self.reconciler.kill()
         withdrawn = self.staging.withdraw() + self.cutting.withdraw()
         if withdrawn:
             self._log.info("handed back", **{COUNT: withdrawn})
@@ -242,6 +254,7 @@ class Engine:
         self._killed = True
         for lane in (self.staging, self.cutting):
             lane.pool.kill()
+        self.reconciler.kill()
         self.selector.close()
         try:
             self.catalog.rollback()
@@ -268,23 +281,8 @@ class Engine:
         if number := self.registrar.outdate():
             self._log.info("done anew, since the settings have changed", **{COUNT: number})
 
-    def reconcile(self) -> None:
-        """Have made again what somebody has taken away from among the published files, or cut short."""
-        paths = self.config.paths
-        found = lacking(self.catalog, paths.stage, paths.output, self.outputs)
-        if found.too_many:
-            self._log.error(
-                "most published files are gone; nothing is done about it",
-                **{COUNT: len(found.sources) + len(found.orphans)},
-                advice="Mount the right folders. If it is meant: `nanolab-daemon verify --repair` makes them again.",
-            )
-            return
-        for source in found.sources:
-            self.catalog.set_fingerprint(source, AGAIN)  # the next pass finds it
-        if found.sources:
-            self._log.warning("published files were gone and are made again", **{COUNT: len(found.sources)})
-        for run_id in found.orphans:
-            self._log.error("published files are gone, and so is the raw file", **{RUN_ID: run_id})
+    def _restage(self, path: bytes) -> None:
+        self.again(StageJob(path, force=True))
 
     def adopt_places(
         self, places: Iterable[Place], identities: Mapping[bytes, Identity | None] | None = None
@@ -373,16 +371,24 @@ class Engine:
             self._put_in_order(now)
         self._feed(now)
         self._wait(min(wait_s, self._until_due(now)))
-        self._collect(time.monotonic())
+        now = time.monotonic()
+        self._collect(now)
+        self.reconciler.work(now, at_rest=self._is_at_rest)
 
     @property
     def idle(self) -> bool:
         """Whether all that was offered is done and recorded, and the source is at its end."""
-        return self._is_through and not self._manifest_wanted and not self._untidy and self.paused is None
+        through = self._is_through and not self._manifest_wanted and not self._untidy and self.paused is None
+        return through and not self.reconciler.busy
 
     @property
     def _is_through(self) -> bool:
         return (self.source is None or self.source.finished) and self.staging.empty and self.cutting.empty
+
+    @property
+    def _is_at_rest(self) -> bool:
+        through = self._is_through and not self.catalog.uncommitted and not self._manifest_wanted
+        return through and self.paused is None
 
     @property
     def paused(self) -> Pause | None:
@@ -417,6 +423,7 @@ class Engine:
         due.append(self._halts.until)
         if self._untidy and self._is_through and self.paused is None and self._commit_due is None:
             due.append(now)
+        due.append(self.reconciler.due(at_rest=self._is_at_rest))
         if self._manifest_wanted:
             due.append(max(self._manifest_due, now + 0.01))
         return min(due) - now
@@ -634,13 +641,16 @@ class Engine:
                 self._offered_at[run_id] = time.monotonic()
             self.cutting.offer(job, live=live)
 
-    def _take_cutting(self, event: Event[SegmentJob | ManifestJob, SegmentOutcome], now: float) -> None:
+    def _take_cutting(self, event: Event[SegmentJob | HouseJob, SegmentOutcome], now: float) -> None:
         match event:
             case Answer():
                 self._cut_done(event.job, event.result, now)
             case Condemned() if event.cause is RejectCause.TIMED_OUT and self._halts.outputs_hang(now):
                 self._cut_again(event.job)
             case Condemned():
+                if isinstance(event.job, InspectJob):
+                    self.reconciler.failed(event.words, now)
+                    return
                 self._log.error("second stage failed", **{REASON: event.words, RUN_ID: _run_of(event.job)})
                 if isinstance(event.job, SegmentJob):
                     self.tally.segmented_done += 1
@@ -653,7 +663,7 @@ class Engine:
                 run = _run_of(event.job) if event.job else None
                 self._log.warning("worker lost", **{REASON: event.words, WORKER: event.pid, RUN_ID: run})
 
-    def _cut_done(self, job: SegmentJob | ManifestJob, outcome: SegmentOutcome, now: float) -> None:
+    def _cut_done(self, job: SegmentJob | HouseJob, outcome: SegmentOutcome, now: float) -> None:
         if isinstance(outcome, CannotWrite):
             self._halts.hold(Path(outcome.root), outcome.reason, outcome.errno, now)
             self._cut_again(job)
@@ -689,6 +699,8 @@ class Engine:
                     return
                 self._lost.add(outcome.run_id)
                 self.act(self.registrar.staged_file_lost(outcome.run_id), live=True)
+            case Inspected():
+                self.reconciler.took(outcome, now)
             case ManifestWritten():
                 self._manifest_failed = 0
                 self._halts.worked(self.config.paths.stage)
@@ -705,7 +717,7 @@ class Engine:
 
     def _offer_manifest(self, now: float) -> None:
         """Write the manifest when its time has come, or when all else is done."""
-        if not self._manifest_wanted or self.cutting.holds(""):
+        if not self._manifest_wanted or self.cutting.holds("manifest"):
             return
         if now < self._manifest_due and (self._manifest_failed or not self._is_through):
             return
@@ -722,11 +734,13 @@ class Engine:
         """Take note that this process is short of descriptors or memory."""
         self._halts.hold(MACHINE, f"{error.filename or 'the daemon'}: {error.strerror}.", error.errno, now)
 
-    def _cut_again(self, job: SegmentJob | ManifestJob) -> None:
+    def _cut_again(self, job: SegmentJob | HouseJob) -> None:
         if isinstance(job, SegmentJob):
             self.cutting.offer(job, live=job.live)
-        else:
+        elif isinstance(job, ManifestJob):
             self.want_manifest()
+        else:
+            self.reconciler.soon()
 
     # -- the machine's faults ---------------------------------------------------------------------------------------
 
@@ -753,9 +767,9 @@ class Engine:
             if self._halts.was_silent:
                 self.registrar.recover()
                 self._halts.was_silent = False
-            self.reconcile()
         except OSError as error:
             self._halts.blame(error, now)
+        self.reconciler.soon()
 
     def _tidy(self, now: float) -> None:
         """Clear up a little, until all is clear, each time that all is done and committed."""
@@ -802,8 +816,8 @@ _ADVICE = {
 }
 
 
-def _run_of(job: SegmentJob | ManifestJob) -> str:
-    return job.run_id if isinstance(job, SegmentJob) else "manifest"
+def _run_of(job: SegmentJob | HouseJob) -> str:
+    return key_of(job)
 
 
 def work_settings(config: Config, owner: str, quarantined: frozenset[str] = frozenset()) -> WorkSettings:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from nanolab_daemon import manifest, parquet, phases, publish, sweeps, tables
+from nanolab_daemon import manifest, parquet, phases, presence, publish, sweeps, tables
 from nanolab_daemon.model import OutputFile, Segment, SegmentKind
 from nanolab_daemon.tasks import (
     CannotWrite,
+    HouseJob,
+    InspectJob,
     ManifestJob,
     ManifestWritten,
     Segmented,
@@ -30,21 +32,25 @@ from nanolab_daemon.tasks import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Handler = Callable[[Sequence[SegmentJob | ManifestJob], Callable[[int], None]], list[SegmentOutcome]]
+Handler = Callable[[Sequence[SegmentJob | HouseJob], Callable[[int], None]], list[SegmentOutcome]]
 
 
 def segment_batch(settings: WorkSettings) -> Handler:
     """Make the handler that a worker of the segmentation pool runs for each batch."""
     stage_root, output_root = Path(settings.stage_root), Path(settings.output_root)
     temp = publish.temp_folder(output_root, settings.owner)
+    roots = presence.Roots(settings.stage_root, settings.output_root)
 
-    def handle(jobs: Sequence[SegmentJob | ManifestJob], began: Callable[[int], None]) -> list[SegmentOutcome]:
+    def handle(jobs: Sequence[SegmentJob | HouseJob], began: Callable[[int], None]) -> list[SegmentOutcome]:
         outcomes: list[SegmentOutcome] = []
         made: list[tuple[int, Path]] = []
         for at, job in enumerate(jobs):
             began(at)
             if isinstance(job, ManifestJob):
                 outcomes.append(_write_manifest(job, stage_root, settings.owner))
+                continue
+            if isinstance(job, InspectJob):
+                outcomes.append(presence.look(job, roots))
                 continue
             outcome: SegmentOutcome
             try:
@@ -166,7 +172,7 @@ def _times(cut: Cut, piece: Segment) -> dict[str, Hashable]:
 
 
 def _publish(
-    jobs: Sequence[SegmentJob | ManifestJob],
+    jobs: Sequence[SegmentJob | HouseJob],
     outcomes: list[SegmentOutcome],
     made: Sequence[tuple[int, Path]],
     output_root: Path,

@@ -162,6 +162,7 @@ class Daemon:
                 self._engine.selector.register(self._wakeup, 1)
                 self._engine.registrar.progress = lambda: self._notifier.starting(time.monotonic())
                 self._engine.start()
+                self._engine.reconciler.begin()
                 self._engine.source = self._scans
                 self._control.start()
                 self._lookout.check(time.monotonic())
@@ -464,6 +465,7 @@ class Daemon:
             "latency": tally.latency.as_dict(),
             "scanned_at": self._scanned_at or None,
             "rescan_s": self.config.watch.rescan_s,
+            "looks_at_published": engine.reconciler.rounds,
             "lost_events": self._lost_events,
             "pools": [lane.pool.describe(time.monotonic()) for lane in (engine.staging, engine.cutting)],
             "page": self._page.describe(),

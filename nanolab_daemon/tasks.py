@@ -260,4 +260,27 @@ class ManifestWritten:
     runs: int
 
 
-SegmentOutcome = Segmented | StagedFileLost | CannotWrite | ManifestWritten
+@dataclass(frozen=True, slots=True)
+class InspectJob:
+    """Look whether the published files of the runs after one are there, in the order of ids, for so long at most."""
+
+    ledger: str
+    limit_s: float
+    after: str = ""  # a run id; empty: from the first one on
+    origin: str = ""  # where the round began: after the last run it goes on with the first, until it is here again
+    folders: bool = False  # look first, however long it takes, whether the folders of all runs are there
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """At how many runs was looked, and which lack something. `after`: where to go on; None: there is no more."""
+
+    after: str | None
+    runs: int
+    lacking: tuple[str, ...]
+
+
+HouseJob = ManifestJob | InspectJob
+"""What is done for no single run, beside the second stage's work. It reads the ledger."""
+
+SegmentOutcome = Segmented | StagedFileLost | CannotWrite | ManifestWritten | Inspected

@@ -213,6 +213,11 @@ class Lab:
     def status(self) -> dict[str, Any] | None:
         return ask(self.state, {"ask": "status"}) if self.state.is_dir() else None
 
+    def has_looked(self) -> bool:
+        """Tell whether the daemon has held the published files against the ledger once."""
+        status = self.status()
+        return status is not None and status["looks_at_published"] > 0
+
     def wait_quiet(self, limit_s: float = 30.0) -> dict[str, Any]:
         """Wait until the daemon has scanned everything anew and has nothing left to do."""
         answer = until(lambda: ask(self.state, {"ask": "rescan"}), limit_s, "for an answer")

@@ -1,4 +1,4 @@
-"""Published files that somebody takes away or cuts short are made again by the next start, or told."""
+"""Published files that somebody takes away or cuts short are made again after the next start, or told."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def test_it_is_made_again(tmp_path: Path, harm: Callable[[Lab], None], how: str)
         lab.backfill()
     else:
         with lab.daemon():
+            until(lab.has_looked)
             lab.wait_quiet()
     assert not verify.verify(lab.config).problems
     assert_converged(lab)
@@ -60,6 +61,7 @@ def test_most_of_them_gone_is_told_and_left_alone(tmp_path: Path) -> None:
     _everything(lab)
     log = lab.home / "daemon.log"
     with lab.process():
+        until(lab.has_looked)
         lab.wait_quiet()
     said = [json.loads(line) for line in log.read_text().splitlines()]
     (told,) = [one for one in said if one["event"].startswith("most published files are gone")]
@@ -77,6 +79,32 @@ def test_what_can_not_be_made_again_is_told(tmp_path: Path) -> None:
         lab.wait_quiet()
         until(lambda: "so is the raw file" in (lab.home / "daemon.log").read_text())
     assert orphan.run_id in (lab.home / "daemon.log").read_text()
+
+
+def test_segments_are_made_from_the_staged_file_when_the_raw_file_is_gone(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, 3)
+    (lab.raw / "IV_0.csv").unlink()
+    lab.backfill()
+    (orphan,) = [run for run in lab.runs().values() if run.source_missing]
+    shutil.rmtree(lab.output / orphan.segments_folder)
+    lab.backfill()
+    assert not verify.verify(lab.config).problems
+    assert len(list((lab.output / orphan.segments_folder).glob("segment=*/part-000.parquet"))) == 4
+
+
+def test_it_is_made_again_in_the_middle_of_other_work(tmp_path: Path) -> None:
+    """What the look finds is overtaken: files come, grow and vanish while it goes on."""
+    lab = lab_of(tmp_path, 12)
+    for number in range(0, 12, 2):
+        shutil.rmtree(next(lab.output.glob("iv_segments/*/*/run_id=*")))
+        (lab.raw / f"IV_{number}.csv").unlink()
+    for number in range(20, 40):
+        (lab.raw / f"IV_{number}.csv").write_bytes(instrument.iv(number, start=1757218821.0 + number).data())
+    with lab.daemon():
+        until(lab.has_looked)
+        lab.wait_quiet()
+    assert not verify.verify(lab.config).problems
+    assert_converged(lab)
 
 
 def test_a_folder_made_anew_beneath_the_daemon_is_filled_again(tmp_path: Path) -> None:

@@ -209,11 +209,16 @@ class TestWhy:
 
     @pytest.mark.parametrize("root", ["stage", "output"])
     def test_tells_that_a_published_file_has_gone_and_what_makes_it_again(self, lab: Lab, root: str) -> None:
-        run_id = why(lab.config, "it.csv").run.run_id  # type: ignore[union-attr]
-        shutil.rmtree(next(getattr(lab, root).rglob(f"run_id={run_id}")))
+        shown = why(lab.config, "it.csv").run
+        assert shown is not None
+        run = lab.runs()[shown.run_id]
+        shutil.rmtree(next(getattr(lab, root).rglob(f"run_id={run.run_id}")))
         assert "`nanolab-daemon verify --repair`" in why(lab.config, "it.csv").next
         (lab.raw / "it.csv").unlink()
         lab.backfill()
+        if root == "output":  # segments are made from the staged file
+            assert (lab.output / run.segments_folder).is_dir()
+            shutil.rmtree(lab.stage / run.folder)
         assert "Put that one back; then" in why(lab.config, "it.csv").next
 
     @pytest.mark.parametrize("name", ["../none.csv", "/none/none.csv", "a/../../../none.csv"])
