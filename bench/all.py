@@ -65,9 +65,16 @@ class Used:
     cpu_s: float
 
 
+def environment_of() -> dict[str, str]:
+    """Give an environment in which Python keeps compiled modules, as it does those of an installation."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+        "PYTHONPATH": str(HERE.parent)
+    }
+
+
 def command(*words: str, cwd: Path) -> Used:
     """Run a command in a process of its own; give wall clock and CPU of it and all its children."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    environment = environment_of()
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, check=False)
     wall = time.perf_counter() - began
@@ -159,7 +166,7 @@ def rerun(lab: Lab, files: int, rounds: int) -> list[Row]:
     if shutil.which("strace"):
         trace = lab.home / "opened.trace"
         words = ["strace", "-f", "-e", "trace=openat,open", "-o", str(trace), sys.executable, "-m", "nanolab_daemon"]
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        environment = environment_of()
         words += ["backfill", "--config", str(lab.home / "config.toml")]
         subprocess.run(words, cwd=lab.home, env=environment, capture_output=True, check=True)
         opened = sum(".csv" in line for line in trace.read_text(errors="replace").splitlines())
