@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from nanolab_daemon.errors import RejectCause
-from nanolab_daemon.pool import Died, Finished, OutOfMemory, Pool, Raised, StartFailed, TimedOut, WorkerLost
+from nanolab_daemon.workpool import (
+    Died,
+    Finished,
+    OutOfMemory,
+    Raised,
+    Returned,
+    StartFailed,
+    TimedOut,
+    WorkerLost,
+    WorkPool,
+)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -69,7 +79,7 @@ class Lane(Generic[Job, Result]):
 
     def __init__(
         self,
-        pool: Pool[Job, Result],
+        pool: WorkPool[Job, Result],
         key: Callable[[Job], Hashable],
         *,
         size_bytes: Callable[[Job], int],
@@ -222,6 +232,8 @@ class Lane(Generic[Job, Result]):
                 case StartFailed():
                     words = f"a worker could not start, next try in {outcome.retry_in_s:.1f} s: {outcome.cause}"
                     events.append(Trouble(words, 0))
+                case Returned():
+                    events.append(self._returned(outcome))
                 case _:
                     events += self._lost(outcome)
         return events
@@ -236,7 +248,8 @@ class Lane(Generic[Job, Result]):
         batch = self._out.pop(outcome.batch_id)
         recalled = self._recalled.pop(outcome.batch_id, None)
         if recalled is not None:
-            return self._called_back(batch, recalled, outcome)
+            self._take_back(batch, recalled)
+            return [Trouble(_verdict(outcome)[1], outcome.pid)]
         culprit = outcome.item_index
         if culprit is None and len(batch) == 1:
             culprit = 0  # it was alone, so nobody else can be to blame
@@ -260,9 +273,13 @@ class Lane(Generic[Job, Result]):
         events.append(Trouble(words, outcome.pid, suspect))
         return events
 
-    def _called_back(
-        self, batch: list[_Entry[Job]], recalled: set[Hashable], outcome: Raised | Died | TimedOut | OutOfMemory
-    ) -> list[Event[Job, Result]]:
+    def _returned(self, outcome: Returned) -> Trouble[Job]:
+        batch = self._out.pop(outcome.batch_id)
+        self._take_back(batch, self._recalled.pop(outcome.batch_id, set()))
+        return Trouble(f"work came back undone: {outcome.cause}", 0)
+
+    def _take_back(self, batch: list[_Entry[Job]], recalled: set[Hashable]) -> None:
+        """Put a batch in line again for which nobody is to blame, but for what was called back."""
         for entry in batch:
             if self._key(entry.job) in recalled:
                 self._release(entry)
@@ -271,7 +288,6 @@ class Lane(Generic[Job, Result]):
             if meanwhile is not None:
                 entry.job, entry.live = self._merge(entry.job, meanwhile.job), entry.live or meanwhile.live
             self._again(entry, alone=False)
-        return [Trouble(_verdict(outcome)[1], outcome.pid)]
 
     def _again(self, entry: _Entry[Job], *, alone: bool) -> None:
         key = self._key(entry.job)

@@ -27,13 +27,24 @@ from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self
 
 from nanolab_daemon import worker as child
 from nanolab_daemon.errors import EngineError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from nanolab_daemon.workpool import (
+    Counts,
+    Died,
+    Finished,
+    Item,
+    Outcome,
+    OutOfMemory,
+    Raised,
+    Result,
+    StartFailed,
+    TimedOut,
+    Verdict,
+    WorkerLost,
+)
 
 START_TIMEOUT_S = 120.0
 START_ATTEMPTS = 5
@@ -48,92 +59,6 @@ REAP_EVERY_S = 0.002
 PATIENT_TIMES = 4  # the time limit, for a worker that gets no CPU or waits for a disk
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _CHUNK = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Finished(Generic[Result]):
-    """The batch is done; one result an item, in order."""
-
-    batch_id: int
-    results: list[Result]
-
-
-@dataclass(frozen=True, slots=True)
-class Raised:
-    """An exception left the handler: a bug, since handlers return what is wrong with a file as a result."""
-
-    batch_id: int
-    item_index: int | None  # in all outcomes: None when no item is to blame
-    pid: int
-    traceback: str
-    note: bytes = b""  # in all outcomes: what the handler had noted about that item
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """The worker died at work. `exitcode` is negative for a signal, None if it could not even be reaped.
-
-    `pid` is 0 for a batch that no worker had begun when the pool was closed.
-    """
-
-    batch_id: int
-    item_index: int | None
-    pid: int
-    exitcode: int | None
-    cause: str
-    note: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class TimedOut:
-    """One item, or the end of the batch, took longer than the limit; the worker was killed."""
-
-    batch_id: int
-    item_index: int | None
-    pid: int
-    after_s: float
-    note: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class OutOfMemory:
-    """The worker took more memory than it may and was killed, or a MemoryError left the handler."""
-
-    batch_id: int
-    item_index: int | None
-    pid: int
-    cause: str
-    note: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
-    """A worker died with no batch begun: broken from outside. No batch is touched by it."""
-
-    pid: int
-    exitcode: int | None
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartFailed:
-    """A worker could not start. Told once for each cause in a row of failures, not once for each attempt."""
-
-    cause: str
-    retry_in_s: float
-
-
-_Verdict: TypeAlias = Raised | Died | TimedOut | OutOfMemory
-Outcome: TypeAlias = Finished[Result] | _Verdict | WorkerLost | StartFailed
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Since the pool began: workers started, replaced for any reason, lost while they had nothing to do."""
-
-    started: int = 0
-    replaced: int = 0
-    lost_idle: int = 0
 
 
 class _State(Enum):
@@ -170,7 +95,7 @@ class _Worker:
     cpu_s: float = 0.0  # used when it got its batch
     starved_until: float = 0.0
     dying: bool = False
-    verdict: _Verdict | None = None
+    verdict: Verdict | None = None
     words: str = ""
     kill_at: float = math.inf
     give_up_at: float = math.inf
@@ -576,7 +501,7 @@ class Pool(Generic[Item, Result]):
                     item = worker.item_at(mark[0])
                     self._condemn(worker, now, OutOfMemory(worker.batch.batch_id, item, worker.pid, cause))
 
-    def _condemn(self, worker: _Worker, now: float, verdict: _Verdict | None = None) -> None:
+    def _condemn(self, worker: _Worker, now: float, verdict: Verdict | None = None) -> None:
         # SIGKILL at once: a worker that holds the interpreter lock in native code answers to nothing else.
         worker.process.kill()
         worker.dying = True

@@ -29,8 +29,8 @@ from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.config import Config, Log, Manifest, Paths, Pools, Watch, WatchMode
 from nanolab_daemon.control import ask
 from nanolab_daemon.lock import Lock
-from nanolab_daemon.pool import Counts, Finished
 from nanolab_daemon.procedures import Registry
+from nanolab_daemon.workpool import Counts, Finished
 
 QUICK = Watch(settle_s=0.05, quiet_s=0.4, poll_s=0.02, rescan_s=0.3)
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nanolab_daemon.pool import Outcome, Pool
+    from nanolab_daemon.pool import Pool
+    from nanolab_daemon.workpool import Outcome
 
 Item = tuple[str, Any]
 

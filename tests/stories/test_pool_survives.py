@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT / "tests"))  # handed on to the workers
 
 from pool_tasks import Item, drive, work_off  # noqa: E402
 
-from nanolab_daemon.pool import Died, Finished, OutOfMemory, Pool, Raised, TimedOut, WorkerLost  # noqa: E402
+from nanolab_daemon.pool import Pool  # noqa: E402
+from nanolab_daemon.workpool import Died, Finished, OutOfMemory, Raised, TimedOut, WorkerLost  # noqa: E402
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.lane import Answer, Condemned, Lane, Trouble
-from nanolab_daemon.pool import Died, Finished, OutOfMemory, Pool, Raised, StartFailed, TimedOut, WorkerLost
+from nanolab_daemon.pool import Pool
+from nanolab_daemon.workpool import Died, Finished, OutOfMemory, Raised, StartFailed, TimedOut, WorkerLost
 
 
 @dataclass(frozen=True)

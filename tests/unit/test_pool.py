@@ -24,18 +24,8 @@ from pool_tasks import drive, work_off  # noqa: E402
 
 from nanolab_daemon import pool as pool_module  # noqa: E402
 from nanolab_daemon.errors import EngineError  # noqa: E402
-from nanolab_daemon.pool import (  # noqa: E402
-    Died,
-    Finished,
-    Outcome,
-    OutOfMemory,
-    Pool,
-    Raised,
-    StartFailed,
-    TimedOut,
-    WorkerLost,
-    is_starved,
-)
+from nanolab_daemon.pool import Pool, is_starved  # noqa: E402
+from nanolab_daemon.workpool import Died, Finished, Outcome, OutOfMemory, Raised, StartFailed, TimedOut, WorkerLost  # noqa: E402
 
 
 def make(entry: str = "pool_tasks:factory", **changes: Any) -> Pool[Any, Any]:
