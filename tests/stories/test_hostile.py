@@ -52,15 +52,27 @@ def command(lab: Lab, *words: str, code: int = 0) -> str:
     return said
 
 
+LAUNCHER = """
+import os, sys
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, used = os.wait4(child, 0)
+print(os.waitstatus_to_exitcode(status), used.ru_maxrss)
+"""
+
+
 def largest(lab: Lab, *words: str) -> int:
-    """Run a command, and give in kB the most memory that it or a process of its own ever held at once."""
+    """Run a command, and give in kB the most memory that it or a process of its own ever held at once.
+
+    A process is told to have held what the one that started it had held until then (Linux counts the memory that
+    exec(2) leaves behind). So a small one starts it, not that of the tests, which may have held far more.
+    """
     (lab.home / "config.toml").write_text(toml(lab.config))
     line = [sys.executable, "-m", "nanolab_daemon", *words, "--config", str(lab.home / "config.toml")]
-    started = subprocess.Popen(line, cwd=lab.home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(started.pid, 0)
-    started.returncode = os.waitstatus_to_exitcode(status)
-    assert started.returncode == 0
-    return used.ru_maxrss
+    launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, *line]
+    told = subprocess.run(launch, cwd=lab.home, stdout=subprocess.PIPE, text=True, check=True).stdout
+    code, most = map(int, told.splitlines()[-1].split())
+    assert code == 0
+    return most
 
 
 def records(lab: Lab) -> dict[bytes, FileRecord]:
