@@ -25,6 +25,7 @@ from nanolab_daemon.sections import (
     Manifest,
     Notify,
     Paths,
+    PoolEngine,
     Pools,
     Segments,
     Watch,
@@ -136,6 +137,7 @@ def load(
     reader.read_overrides(given, here)
     if file is None:
         reader.require_paths()
+    reader.require_scheduler()
     reader.refuse_mistakes()
     return reader.config(file, here if file is None else file.parent)
 
@@ -239,6 +241,12 @@ class _Reader:
             f"No configuration file: there is no {names}. Give one with --config FILE, or name the folders: {flags} "
             f"(or set {', '.join(name for name, key in VARIABLES.items() if key in missing)})"
         )
+
+    def require_scheduler(self) -> None:
+        """Refuse an engine without an address; one that is itself wrong is told already."""
+        wanted = self.values.get("pools.engine") is PoolEngine.DASK
+        if wanted and not self.values.get("pools.scheduler") and not self.mistakes:
+            self._mistake('pools.engine = "dask" needs pools.scheduler, such as "tcp://lab-server:8786"')
 
     def refuse_mistakes(self) -> None:
         lines = [f"{one}." for one in self.mistakes]

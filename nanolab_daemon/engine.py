@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from errno import ENOSPC, EROFS, ETIMEDOUT
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from nanolab_daemon import __version__, publish, rawfile
 from nanolab_daemon.catalog import Catalog
@@ -42,10 +42,11 @@ from nanolab_daemon.names import shown_path
 from nanolab_daemon.outputs import Outputs
 from nanolab_daemon.pauses import Pause
 from nanolab_daemon.places import Place, place_of
-from nanolab_daemon.pool import Pool
+from nanolab_daemon.pools import local_pools, pools_of
 from nanolab_daemon.rawfolder import Identity, RawFolder
 from nanolab_daemon.reconcile import Reconciler, key_of
 from nanolab_daemon.registrar import AGAIN, UNKNOWN, Action, CutRun, Registrar, StageAgain
+from nanolab_daemon.sections import Fallback
 from nanolab_daemon.tally import Tally
 from nanolab_daemon.tasks import (
     CannotWrite,
@@ -71,6 +72,7 @@ from nanolab_daemon.tasks import (
     WorkSettings,
 )
 from nanolab_daemon.terms import Terms
+from nanolab_daemon.workpool import WorkPool
 
 BATCH_FILES = 32
 BATCH_BYTES = 2 << 20
@@ -128,41 +130,22 @@ class Engine:
         self._quarantine = catalog.quarantine(__version__)
         settings = work_settings(config, catalog.ledger_id, self._quarantine)
         self.registrar.terms = Terms(settings).of
-        pools = config.pools
+        pools = pools_of(config, settings)
         self.staging: Lane[StageJob, StageOutcome] = Lane(
-            Pool(
-                "stage",
-                "nanolab_daemon.stage:stage_batch",
-                workers=pools.stage_processes,
-                settings=settings,
-                task_timeout_s=pools.task_timeout_s,
-                task_memory_mb=pools.task_memory_mb,
-            ),
+            pools.stage,
             key=lambda job: job.path,
             size_bytes=lambda job: job.size_bytes,
             most_jobs=batch_files,
             most_bytes=BATCH_BYTES,
             merge=_merged,
         )
-        self.cutting: Lane[SegmentJob | HouseJob, SegmentOutcome] = Lane(
-            Pool(
-                "segment",
-                "nanolab_daemon.segment:segment_batch",
-                workers=pools.segment_processes,
-                settings=settings,
-                task_timeout_s=pools.task_timeout_s,
-                task_memory_mb=pools.task_memory_mb,
-            ),
-            key=key_of,
-            size_bytes=lambda _: 0,
-            most_jobs=batch_files,
-            most_bytes=BATCH_BYTES,
-        )
+        self.cutting = self._cutting_lane(pools.segment, batch_files)
+        self.house = self.cutting if pools.house is None else self._cutting_lane(pools.house, batch_files)
         self.reconciler = Reconciler(
             config.paths,
             catalog,
             self.outputs,
-            self.cutting,
+            lambda: self.house,
             again=self._restage,
             cut=lambda run_id: self._cut(run_id, live=False),
         )
@@ -184,6 +167,19 @@ class Engine:
         self._waited: dict[bytes, int] = {}  # place → times in a row that everything has waited for it
         self.raw = RawFolder(config.paths.raw)
         self._places = {b"": self._identity(b"")}
+
+    @staticmethod
+    def _cutting_lane(
+        pool: WorkPool[SegmentJob | HouseJob, SegmentOutcome], most_jobs: int
+    ) -> Lane[SegmentJob | HouseJob, SegmentOutcome]:
+        return Lane(pool, key=key_of, size_bytes=lambda _: 0, most_jobs=most_jobs, most_bytes=BATCH_BYTES)
+
+    @property
+    def lanes(self) -> tuple[Lane[Any, Any], ...]:
+        """Every lane, each once."""
+        return (
+            (self.staging, self.cutting) if self.house is self.cutting else (self.staging, self.cutting, self.house)
+        )
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -218,19 +214,34 @@ class Engine:
         self.want_manifest(not there or self.catalog.manifest_serial() is None)
 
     def _start_pools(self) -> None:
+        try:
+            for lane in self.lanes:
+                lane.pool.start()
+        except EngineError as error:
+            if self.config.pools.fallback is not Fallback.LOCAL:
+                raise
+            self._log.warning("the work is done on this machine", **{REASON: error.message}, remedy=error.advice)
+            self._work_here()
         self._has_pools = True
-        for lane in (self.staging, self.cutting):
-            lane.pool.start()
+        for lane in self.lanes:
             self.selector.register(lane.pool, selectors.EVENT_READ)
+
+    def _work_here(self) -> None:
+        for lane in self.lanes:
+            lane.pool.kill()
+        pools = local_pools(self.config, work_settings(self.config, self.catalog.ledger_id, self._quarantine))
+        self.staging.pool, self.cutting.pool, self.house = pools.stage, pools.segment, self.cutting
+        for lane in self.lanes:
+            lane.pool.start()
 
     def stop(self, limit_s: float) -> None:
         """End within the limit: running tasks finish and are recorded, or are handed back; all is committed."""
         self.reconciler.kill()
-        withdrawn = self.staging.withdraw() + self.cutting.withdraw()
+        withdrawn = sum(lane.withdraw() for lane in self.lanes)
         if withdrawn:
             self._log.info("handed back", **{COUNT: withdrawn})
         until = time.monotonic() + limit_s
-        while (self.staging.busy or self.cutting.busy) and time.monotonic() < until:
+        while any(lane.busy for lane in self.lanes) and time.monotonic() < until:
             self._wait(min(LONGEST_WAIT_S, max(0.0, until - time.monotonic())))
             self._collect(time.monotonic())
 
@@ -240,7 +251,7 @@ class Engine:
             words = f"What was done last can't be recorded: {error.filename}: {error.strerror}."
             raise EngineError(words, advice="The next start does it again.") from error
         self._all_committed = True
-        for lane in (self.staging, self.cutting):
+        for lane in self.lanes:
             lane.pool.close(0.5)
         self.kill()
 
@@ -252,7 +263,7 @@ class Engine:
         if self._killed:
             return
         self._killed = True
-        for lane in (self.staging, self.cutting):
+        for lane in self.lanes:
             lane.pool.kill()
         self.reconciler.kill()
         self.selector.close()
@@ -272,7 +283,7 @@ class Engine:
         """Take over changed settings; the workers do with their next batch. Folders and pools stay what they are."""
         self.config = config
         settings = work_settings(config, self.catalog.ledger_id, self._quarantine)
-        for lane in (self.staging, self.cutting):
+        for lane in self.lanes:
             lane.pool.reconfigure(settings)
         self.registrar.terms = Terms(settings).of
         self._outdate()
@@ -383,7 +394,7 @@ class Engine:
 
     @property
     def _is_through(self) -> bool:
-        return (self.source is None or self.source.finished) and self.staging.empty and self.cutting.empty
+        return (self.source is None or self.source.finished) and all(lane.empty for lane in self.lanes)
 
     @property
     def _is_at_rest(self) -> bool:
@@ -403,7 +414,9 @@ class Engine:
         self.staging.dispatch(backlog=self.cutting.waiting <= WAITING_RUNS or not self._segment, last=last)
         self._offer_manifest(now)
         self.cutting.dispatch(last=last and self.staging.empty)
-        if not self._has_pools and not (self.staging.empty and self.cutting.empty):
+        if self.house is not self.cutting:
+            self.house.dispatch()
+        if not self._has_pools and not all(lane.empty for lane in self.lanes):
             self._start_pools()
 
     def _take_from_source(self) -> None:
@@ -417,7 +430,7 @@ class Engine:
 
     def _until_due(self, now: float) -> float:
         due = [now + LONGEST_WAIT_S]
-        due += [at for lane in (self.staging, self.cutting) if (at := lane.pool.next_deadline()) is not None]
+        due += [at for lane in self.lanes if (at := lane.pool.next_deadline()) is not None]
         if self._commit_due is not None:
             due.append(self._commit_due)
         due.append(self._halts.until)
@@ -432,8 +445,9 @@ class Engine:
         if self._has_pools:
             for event in self.staging.poll(now):
                 self._take_staging(event, now)
-            for cut in self.cutting.poll(now):
-                self._take_cutting(cut, now)
+            for lane in self.lanes[1:]:
+                for cut in lane.poll(now):
+                    self._take_cutting(cut, now)
         if self.catalog.manifest_stale and not self._manifest_wanted:
             self.want_manifest()
         if self.catalog.uncommitted:
@@ -717,7 +731,7 @@ class Engine:
 
     def _offer_manifest(self, now: float) -> None:
         """Write the manifest when its time has come, or when all else is done."""
-        if not self._manifest_wanted or self.cutting.holds("manifest"):
+        if not self._manifest_wanted or self.house.holds("manifest"):
             return
         if now < self._manifest_due and (self._manifest_failed or not self._is_through):
             return
@@ -728,7 +742,7 @@ class Engine:
         # A big lab's manifest takes a while: let it cost a few per cent of a worker's time at most.
         self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.count_runs() / 2000)
         ledger = self.config.paths.state / "ledger.sqlite"
-        self.cutting.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
+        self.house.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
 
     def short_of(self, error: OSError, now: float) -> None:
         """Take note that this process is short of descriptors or memory."""

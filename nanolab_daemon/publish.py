@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -41,6 +42,7 @@ _TRY_BYTES = 1 << 20
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _libc = ctypes.CDLL(None, use_errno=True)
+_me = f"{os.getpid()}-{secrets.token_hex(4)}"  # processes of several machines may share a temporary folder
 _serial = itertools.count()
 _announced = 0
 _OURS = re.compile(r"(segment=[0-9]+/)?part-000\.parquet")
@@ -101,7 +103,7 @@ def try_to_write(root: Path, owner: str, device: int) -> None:
         raise OSError(errno.ENOENT, "It is on another disk than it was", os.fspath(root))
     folder = temp_folder(root, owner)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{os.getpid()}-{next(_serial)}-try"
+    path = folder / f"{_me}-{next(_serial)}-try"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         _write_out(fd, os.urandom(_TRY_BYTES))
@@ -116,7 +118,7 @@ def write_bundle(temp: Path, files: Mapping[str, bytes | memoryview]) -> Path:
 
     A relative path has one folder in it at most.
     """
-    bundle = f"{temp}/{os.getpid()}-{next(_serial)}"
+    bundle = f"{temp}/{_me}-{next(_serial)}"
     # By plain system calls: an archive has a hundred thousand of these files, and Path costs as much as the kernel.
     os.mkdir(bundle)  # noqa: PTH102
     folders = {""}
@@ -153,9 +155,9 @@ def announce(temp: Path, moves: Collection[tuple[Path, str]]) -> None:
     The note must be on the disk (`sync`) before the first move. A folder keeps its inode number when it is moved.
     """
     global _announced  # noqa: PLW0603 -- a process writes one note after another
-    # Begins with an end of line: a process of the same number may have been killed in the middle of its own.
+    # Begins with an end of line: the one before may have been cut off by a full disk.
     lines = "\n" + "".join(f"{bundle.stat().st_ino} {target}\n" for bundle, target in moves)
-    note = temp / f"{_ANNOUNCED}{os.getpid()}-{_announced // MOVES_A_NOTE}"
+    note = temp / f"{_ANNOUNCED}{_me}-{_announced // MOVES_A_NOTE}"
     _announced += len(moves)
     fd = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
@@ -282,9 +284,7 @@ def _footer(path: Path) -> bytes:
 
 
 def _set_aside(root: Path, path: Path, name: Path) -> Path:
-    aside = (
-        root / SET_ASIDE / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{next(_serial)}" / name
-    )
+    aside = root / SET_ASIDE / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{_me}-{next(_serial)}" / name
     aside.parent.mkdir(parents=True)
     path.rename(aside)
     return aside
@@ -301,7 +301,7 @@ def withdraw(target: Path, temp: Path) -> None:
     The folders around it go with it, up to the root, when they are empty: they would say that runs exist. So they do
     when it is gone already: an earlier life may have come no further.
     """
-    aside = temp / f"{os.getpid()}-{next(_serial)}-old"
+    aside = temp / f"{_me}-{next(_serial)}-old"
     with contextlib.suppress(FileNotFoundError):
         target.rename(aside)
         with contextlib.suppress(FileNotFoundError):

@@ -61,7 +61,7 @@ class Reconciler:
         paths: Paths,
         catalog: Catalog,
         outputs: Outputs,
-        lane: CuttingLane,
+        lane: Callable[[], CuttingLane],
         *,
         again: Callable[[bytes], None],
         cut: Callable[[str], None],
@@ -98,7 +98,8 @@ class Reconciler:
             settings=Roots(str(self._paths.stage), str(self._paths.output)),
             task_timeout_s=task_timeout_s,
         )
-        self._lane = Lane(pool, key=key_of, size_bytes=lambda _: 0, most_jobs=1, most_bytes=1)
+        lane = Lane(pool, key=key_of, size_bytes=lambda _: 0, most_jobs=1, most_bytes=1)
+        self._lane = lambda: lane
         self._own, self._piece_s = True, COMMANDS_PIECE_S
         self.begin()
         pool.start()
@@ -125,7 +126,7 @@ class Reconciler:
     def due(self, *, at_rest: bool) -> float:
         """Tell when `work` has something to do; infinity while a worker looks."""
         if self._own and not self._over:
-            deadline = self._lane.pool.next_deadline()
+            deadline = self._lane().pool.next_deadline()
             return math.inf if deadline is None else deadline
         return self._due if at_rest and self._began is None else math.inf
 
@@ -139,13 +140,13 @@ class Reconciler:
             self._began = now
             ledger = str(self._paths.state / FILE_NAME)
             folders = self._own and not self.rounds
-            self._lane.offer(InspectJob(ledger, self._piece_s, self._after, self._origin, folders), live=True)
+            self._lane().offer(InspectJob(ledger, self._piece_s, self._after, self._origin, folders), live=True)
         if self._own and not self._over:
-            self._lane.dispatch()
+            self._lane().dispatch()
 
     def _hear_own(self, now: float) -> None:
         try:
-            events = self._lane.poll(now)
+            events = self._lane().poll(now)
         except EngineError as error:
             self.failed(error.message, now)
             return
@@ -245,7 +246,7 @@ class Reconciler:
         self._over = True
         self._due = math.inf
         if self._own:
-            self._lane.pool.kill()
+            self._lane().pool.kill()
 
 
 def _is_too_many(found: Iterable[str], runs: int) -> bool:

@@ -567,7 +567,7 @@ class Registrar:
 
     def _replace(self, root: Path, bundle: str, target: str, *, known: bool) -> None:
         self._unsynced.add(root)
-        aside = self._ask(root, _replace, Path(bundle), root / target, known)
+        aside = self._ask(root, _replace, root, Path(bundle), root / target, known)
         if aside is not None:
             self._log.warning("set aside: what lay in a run's place is not this program's", **{PATH: str(aside)})
 
@@ -627,8 +627,15 @@ def _forget(note: Path) -> None:
         note.unlink()
 
 
-def _replace(bundle: Path, target: Path, known: bool) -> Path | None:
-    return publish.replace(bundle, target, known=known)
+def _replace(root: Path, bundle: Path, target: Path, known: bool) -> Path | None:
+    try:
+        return publish.replace(bundle, target, known=known)
+    except (NotADirectoryError, FileExistsError):
+        aside = publish.clear_the_way(root, target)
+        if aside is None:
+            raise
+        publish.replace(bundle, target, known=known)
+        return aside
 
 
 def _run_of(target: str) -> str:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nanolab_daemon.settings import (
+    Address,
     Choice,
     Flag,
     Folder,
+    FolderPairs,
     HostNames,
     Integer,
     Number,
@@ -39,6 +41,20 @@ class WatchMode(StrEnum):
     AUTO = "auto"  # events where the file system delivers them, scans elsewhere
     EVENTS = "events"
     SCAN = "scan"
+
+
+class PoolEngine(StrEnum):
+    """Where the work is done."""
+
+    LOCAL = "local"  # by processes of this machine
+    DASK = "dask"  # by workers of a Dask cluster
+
+
+class Fallback(StrEnum):
+    """What is done if the engine of the pools can't be had at start."""
+
+    NONE = "none"  # nothing: that is an error
+    LOCAL = "local"  # the work, on this machine
 
 
 class LogLevel(StrEnum):
@@ -98,6 +114,10 @@ class Pools:
     segment_workers: int = setting(0, Integer(0, 64, "; 0 takes one for each CPU"))
     task_timeout_s: float = setting(60.0, Number(0.1, _DAY_S))
     task_memory_mb: int = setting(1024, Integer(256, 1 << 20))
+    engine: PoolEngine = setting(PoolEngine.LOCAL, Choice(PoolEngine))
+    scheduler: str = setting("", Address("tcp", "tls"))
+    fallback: Fallback = setting(Fallback.NONE, Choice(Fallback))
+    path_map: tuple[tuple[str, str], ...] = setting((), FolderPairs())
 
     @property
     def stage_processes(self) -> int:

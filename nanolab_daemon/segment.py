@@ -63,7 +63,7 @@ def segment_batch(settings: WorkSettings) -> Handler:
                 made.append((at, bundle))
         began(len(jobs))
         if made:
-            _publish(jobs, outcomes, made, output_root, temp)
+            _publish(jobs, outcomes, made, output_root, temp, aside=settings.aside)
         return outcomes
 
     return handle
@@ -177,6 +177,8 @@ def _publish(
     made: Sequence[tuple[int, Path]],
     output_root: Path,
     temp: Path,
+    *,
+    aside: bool,
 ) -> None:
     """Sync the contents of all bundles, move them to their places, sync their names: two syncs a batch."""
     try:
@@ -187,8 +189,14 @@ def _publish(
             job, outcome = jobs[at], outcomes[at]
             assert isinstance(job, SegmentJob)
             assert isinstance(outcome, Segmented)
-            outcomes[at] = _place(outcome, bundle, output_root, job.target)
-        publish.sync(output_root)
+            if not aside:
+                outcomes[at] = _place(outcome, bundle, output_root, job.target)
+            elif _holds(outcome, output_root, job.target):
+                publish.discard(bundle)
+            else:
+                outcomes[at] = replace(outcome, bundle=str(bundle))
+        if not aside:
+            publish.sync(output_root)
     except OSError as error:
         failed = CannotWrite.of(error, output_root)
         for at, bundle in made:
@@ -206,12 +214,16 @@ def _place(outcome: Segmented, bundle: Path, output_root: Path, target: str) -> 
         return _place(outcome, bundle, output_root, target)
     if placed:
         return outcome
-    files = [(one.path.removeprefix(f"{target}/"), one.size_bytes, one.sha256) for one in outcome.outputs]
-    there = {one.name for one in (output_root / target).glob("segment=*")}
-    if len(there) == len(files) and publish.holds_exactly(output_root / target, files):
+    if _holds(outcome, output_root, target):
         publish.discard(bundle)
         return outcome
     return replace(outcome, bundle=str(bundle))
+
+
+def _holds(outcome: Segmented, output_root: Path, target: str) -> bool:
+    files = [(one.path.removeprefix(f"{target}/"), one.size_bytes, one.sha256) for one in outcome.outputs]
+    there = {one.name for one in (output_root / target).glob("segment=*")}
+    return len(there) == len(files) and publish.holds_exactly(output_root / target, files)
 
 
 def _write_manifest(job: ManifestJob, stage_root: Path, owner: str) -> ManifestWritten | CannotWrite:

@@ -467,7 +467,7 @@ class Daemon:
             "rescan_s": self.config.watch.rescan_s,
             "looks_at_published": engine.reconciler.rounds,
             "lost_events": self._lost_events,
-            "pools": [lane.pool.describe(time.monotonic()) for lane in (engine.staging, engine.cutting)],
+            "pools": [lane.pool.describe(time.monotonic()) for lane in engine.lanes],
             "page": self._page.describe(),
         }
 

@@ -180,6 +180,45 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderPairs:
+    """Folders and other names for them, all absolute: a table in the file, `here=there,here=there` in a variable."""
+
+    def parse(self, value: object) -> tuple[tuple[str, str], ...]:
+        """Return the pairs."""
+        pairs: tuple[tuple[Any, Any], ...] = tuple(value.items()) if isinstance(value, dict) else ((None, None),)
+        for pair in pairs:
+            if not all(isinstance(one, str) and one.startswith("/") and "\0" not in one for one in pair):
+                raise ValueError('must be a table of absolute folders, such as { "/srv/lab" = "/mnt/lab" }')
+        return pairs
+
+    def from_text(self, text: str) -> object:
+        """Split at commas, and each part at its equals sign."""
+        parts = [part.partition("=") for part in text.split(",")] if text.strip() else []
+        return {here.strip(): there.strip() for here, _, there in parts}
+
+
+class Address:
+    """Where a server is reached, `scheme://host:port`, or nothing."""
+
+    def __init__(self, *schemes: str) -> None:
+        self._schemes = schemes
+
+    def parse(self, value: object) -> str:
+        """Return the address."""
+        if value == "":
+            return ""
+        scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
+        host, _, port = rest.rpartition(":")
+        if scheme not in self._schemes or not host.strip("[]") or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f'must be an address such as "{self._schemes[0]}://lab-server:8786", or ""')
+        return str(value)
+
+    def from_text(self, text: str) -> object:
+        """Take the text without blanks around it."""
+        return text.strip()
+
+
+@dataclass(frozen=True, slots=True)
 class OptionalFile:
     """The path of a file, `~` expanded, or nothing. It stays relative if it was."""
 

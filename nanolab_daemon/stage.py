@@ -78,7 +78,7 @@ def stage_batch(settings: WorkSettings) -> Handler:
             outcomes.append(outcome)
         began(len(jobs))
         if made:
-            _publish(jobs, outcomes, made, stage_root, temp)
+            _publish(jobs, outcomes, made, settings)
         return outcomes
 
     return handle
@@ -229,17 +229,26 @@ def _publish(
     jobs: Sequence[StageJob],
     outcomes: list[StageOutcome],
     made: Sequence[tuple[int, Path]],
-    stage_root: Path,
-    temp: Path,
+    settings: WorkSettings,
 ) -> None:
     """Sync the contents of all bundles, move them to their places, sync their names: two syncs a batch."""
+    stage_root = Path(settings.stage_root)
+    temp = publish.temp_folder(stage_root, settings.owner)
     staged = [(at, outcome, bundle) for at, bundle in made if isinstance(outcome := outcomes[at], Staged)]
     try:
         publish.announce(temp, [(bundle, outcome.target) for _, outcome, bundle in staged])
         publish.sync(stage_root)
         for at, outcome, bundle in staged:
-            outcomes[at] = _place(outcome, bundle, stage_root, adopt=not jobs[at].force)
-        publish.sync(stage_root)
+            adopt = not jobs[at].force
+            if not settings.aside:
+                outcomes[at] = _place(outcome, bundle, stage_root, adopt=adopt)
+            elif adopt and _holds(outcome, stage_root):
+                publish.discard(bundle)
+                outcomes[at] = replace(outcome, adopted=True)
+            else:
+                outcomes[at] = replace(outcome, bundle=str(bundle))
+        if not settings.aside:
+            publish.sync(stage_root)
     except OSError as error:
         failed = CannotWrite.of(error, stage_root)
         for at, bundle in made:
@@ -260,10 +269,15 @@ def _place(outcome: Staged, bundle: Path, stage_root: Path, *, adopt: bool) -> S
         return _place(outcome, bundle, stage_root, adopt=adopt)
     if placed:
         return outcome
-    if adopt and publish.holds_exactly(target, [(FILE_NAME, outcome.output.size_bytes, outcome.output.sha256)]):
+    if adopt and _holds(outcome, stage_root):
         publish.discard(bundle)
         return replace(outcome, adopted=True)
     return replace(outcome, bundle=str(bundle))
+
+
+def _holds(outcome: Staged, stage_root: Path) -> bool:
+    file = (FILE_NAME, outcome.output.size_bytes, outcome.output.sha256)
+    return publish.holds_exactly(stage_root / outcome.target, [file])
 
 
 def _refused_unread(job: StageJob, settings: WorkSettings, error: FileRejectedError) -> StageOutcome:

@@ -28,6 +28,7 @@ class WorkSettings:
     max_header_bytes: int
     max_columns: int
     quarantined: frozenset[str] = frozenset()  # contents (SHA-256) that have cost workers their lives
+    aside: bool = False  # leave bundles where they were made: a worker far away may be heard of no more, and go on
 
 
 _READING = struct.Struct("<4q32s")
@@ -98,7 +99,7 @@ class StageJob:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The file holds a run. `bundle` is where it waits if something was published at `target` already."""
+    """The file holds a run. `bundle` is where it waits if it is not at `target` yet."""
 
     fingerprint: Fingerprint
     sha256: str

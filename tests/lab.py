@@ -24,7 +24,7 @@ import outputs
 import polars as pl
 import pytest
 
-from nanolab_daemon import batch, engine, service
+from nanolab_daemon import batch, pools, reconcile, service
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.config import Config, Log, Manifest, Paths, Pools, Watch, WatchMode
 from nanolab_daemon.control import ask
@@ -95,7 +95,8 @@ class InlinePool:
 def inline_pools() -> Iterator[None]:
     """Let engines made within work without processes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "Pool", InlinePool)
+        patch.setattr(pools, "Pool", InlinePool)
+        patch.setattr(reconcile, "Pool", InlinePool)
         yield
 
 
@@ -311,6 +312,8 @@ def toml(config: Config) -> str:
             text = str(value).lower()
         elif isinstance(value, int | float):
             text = repr(value)
+        elif key == "pools.path_map":
+            text = "{" + ", ".join(f'"{here}" = "{there}"' for here, there in value) + "}"
         elif isinstance(value, tuple):
             text = "[" + ", ".join(f'"{one}"' for one in value) + "]"
         else:

@@ -158,7 +158,7 @@ def test_notes_survive_a_start_and_a_torn_one_harms_nobody(
     root = temp.parents[1]
     run.parent.mkdir(parents=True)
     monkeypatch.setattr(publish, "_announced", 0)
-    note = temp / f"announced-{os.getpid()}-0"
+    note = temp / f"announced-{publish._me}-0"
     note.write_text(f"{run.parent.stat().st_ino} {run.parent.relative_to(root)}\n7")
     publish.announce(temp, [(bundle, str(run.relative_to(root)))])
     publish.place(bundle, run)

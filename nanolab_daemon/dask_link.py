@@ -1,0 +1,304 @@
+"""The way to a Dask scheduler: made, kept up, made anew when it is lost; and which of its workers may be used.
+
+All that can take long happens in threads of its own. What the engine asks is answered at once, from what was found
+last. A worker gets no work before it has been asked whether it sees the folders and runs the same program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanolab_daemon import __version__, dask_worker
+from nanolab_daemon.errors import EngineError
+from nanolab_daemon.log import REASON, WORKER, logger
+from nanolab_daemon.path_map import PathMap
+from nanolab_daemon.tasks import WorkSettings
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+CONNECT_S = 10.0
+SURVEY_EVERY_S = 1.0
+LOOK_S = 30.0
+LOOK_AGAIN_S = 60.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+STOP_S = 2.0
+RAW_NAMES = 100
+INSTALL = "Install it: pip install 'nanolab-daemon[dask]'. Or set pools.engine to \"local\"."
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a task: its result; or None, why, and whether Dask has given it up since workers died of it."""
+
+    result: bytes | None
+    why: str = ""
+    killed: bool = False
+
+
+Taker = Callable[["Future", Answer], None]
+
+
+class DaskLink:
+    """A client of one scheduler, and what it knows of the workers. `changed` is called from other threads."""
+
+    def __init__(self, scheduler: str, settings: WorkSettings, path_map: PathMap) -> None:
+        self.scheduler = scheduler
+        self.fit: Mapping[str, Mapping[str, int]] = {}  # address → how many it takes at a time, by resource
+        self.unfit: Mapping[str, str] = {}  # address → why
+        self.trouble = ""  # why there is no scheduler now
+        self.surveys = 0
+        self._settings = settings
+        self._path_map = path_map
+        self._changed: list[Callable[[], None]] = []
+        self._client: Client | None = None
+        self._looked_at: dict[str, float] = {}
+        self._question = b""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_up, name="dask link", daemon=True)
+        self._ready: queue.SimpleQueue[tuple[Future, Taker] | None] = queue.SimpleQueue()
+        self._log = logger(__name__)
+
+    def tell(self, changed: Callable[[], None]) -> None:
+        """Have something called, from another thread, whenever something has changed."""
+        self._changed.append(changed)
+
+    def open(self) -> None:
+        """Reach the scheduler, or EngineError. A second call does nothing."""
+        if self._thread.ident is not None:
+            return
+        try:
+            import distributed  # noqa: F401 -- is it there?
+        except ImportError as error:
+            raise EngineError('pools.engine is "dask", which is not installed here.', advice=INSTALL) from error
+        roots = (self._settings.stage_root, self._settings.output_root)
+        beacons = [dask_worker.write_beacon(Path(root), self._settings.owner) for root in dict.fromkeys(roots)]
+        there = self._path_map.there
+        question = dask_worker.Question(
+            version=__version__,
+            raw_root=there(self._settings.raw_root),
+            raw_names=_some_names(self._settings.raw_root),
+            beacons=tuple((there(path), word) for path, word in beacons),
+        )
+        self._question = pickle.dumps(question, pickle.HIGHEST_PROTOCOL)
+        try:
+            self._connect(CONNECT_S)
+        except Exception as error:
+            raise EngineError(
+                f"The Dask scheduler {self.scheduler} can't be reached: {_words(error)}.",
+                advice='Start it, or correct pools.scheduler; pools.fallback = "local" works here meanwhile.',
+            ) from error
+        self._survey(self._client)
+        self._thread.start()
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a scheduler to give work to."""
+        client = self._client
+        return client is not None and client.status == "running"
+
+    def submit(self, task: bytes, *, key: str, resource: str, priority: int, answer: Taker) -> Future | None:
+        """Give away a task to the workers that may have it; None if it can't be done now.
+
+        `answer` is called with the future and what became of it, from another thread.
+        """
+        client = self._client
+        workers = [address for address, slots in self.fit.items() if slots.get(resource)]
+        if client is None or not workers or not self.up:
+            return None
+        try:
+            future: Future = client.submit(
+                dask_worker.work,
+                task,
+                key=key,
+                pure=False,
+                workers=workers,
+                allow_other_workers=False,
+                resources={resource: 1},
+                priority=priority,
+                retries=0,
+            )
+            ready = self._ready
+            future.add_done_callback(lambda done: ready.put((done, answer)))
+        except Exception as error:  # noqa: BLE001 -- the client is just being closed
+            self.trouble = _words(error)
+            return None
+        return future
+
+    def stop(self) -> None:
+        """Let go of the scheduler; what is out there may go on, and is heard of no more. Twice is once."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._ready.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(STOP_S)
+
+    # -- in other threads -------------------------------------------------------------------------------------------
+
+    def _connect(self, timeout_s: float) -> None:
+        from distributed import Client
+
+        self._client = None
+        client = Client(self.scheduler, timeout=timeout_s, set_as_default=False, name="nanolab-daemon")
+        self._ready = queue.SimpleQueue()
+        threading.Thread(
+            target=_fetch, args=(client, self._ready), name="dask answers", daemon=True
+        ).start()  # one a client: a call to a scheduler that hangs does not come back
+        self._looked_at.clear()
+        self._client = client
+        self.trouble = ""
+
+    def _keep_up(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._stop.wait(SURVEY_EVERY_S if self.up else pause_s):
+            client = self._client
+            try:
+                if client is not None and client.status == "running":
+                    self._survey(client)
+                    pause_s = FIRST_PAUSE_S
+                elif client is None or client.status == "closed":
+                    self._lost("it is gone")
+                    self._connect(CONNECT_S)
+                    self._log.info("the scheduler is back", scheduler=self.scheduler)
+                    self._survey(self._client)
+                else:
+                    self._lost("it does not answer")
+            except Exception as error:  # noqa: BLE001 -- of many kinds, all with one meaning: try again
+                self._lost(_words(error))
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+        self._let_go()
+
+    def _lost(self, words: str) -> None:
+        if not self.trouble:
+            self._log.error("the scheduler is lost", **{REASON: words}, scheduler=self.scheduler)
+        self.trouble = words
+        if self.fit:
+            self.fit = {}
+            self._call()
+
+    def _let_go(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close(STOP_S / 2)
+
+    def _survey(self, client: Client | None) -> None:
+        assert client is not None
+        found: dict[str, Any] = client.scheduler_info()["workers"]
+        offers = {
+            address: slots
+            for address, one in found.items()
+            if (slots := {name: int(one.get("resources", {}).get(name, 0)) for name in dask_worker.STAGES})
+            and any(slots.values())
+        }
+        now = time.monotonic()
+        new = [address for address in offers if address not in self.fit and now >= self._looked_at.get(address, 0.0)]
+        faults = {address: words for address, words in self.unfit.items() if address in offers}
+        for address, words in self._look(client, new).items():
+            self._looked_at[address] = time.monotonic() + LOOK_AGAIN_S
+            if words and faults.get(address) != words:
+                self._log.warning("a worker is not used", **{WORKER: address, REASON: words})
+            faults[address] = words
+        fit = {address: slots for address, slots in offers.items() if not faults.get(address, "not asked yet")}
+        fit |= {address: offers[address] for address in self.fit if address in offers}
+        self.unfit = {address: words for address, words in faults.items() if words and address not in fit}
+        self.surveys += 1
+        self.trouble = ""
+        if fit != self.fit:
+            for address in fit.keys() - self.fit.keys():
+                self._log.info("a worker has come", **{WORKER: address})
+            for address in self.fit.keys() - fit.keys():
+                self._log.warning("a worker is gone", **{WORKER: address})
+                self._looked_at.pop(address, None)
+            self.fit = fit
+            self._call()
+
+    def _look(self, client: Client, addresses: list[str]) -> dict[str, str]:
+        """Ask workers whether they can be used; give what each lacks, in words."""
+        asked = {
+            address: client.submit(
+                dask_worker.look,
+                self._question,
+                key=f"nanolab-look-{address}-{time.monotonic_ns()}",
+                pure=False,
+                workers=[address],
+                allow_other_workers=False,
+                priority=100,
+                retries=0,
+            )
+            for address in addresses
+        }
+        until = time.monotonic() + LOOK_S
+        found = {}
+        for address, future in asked.items():
+            try:
+                found[address] = str(future.result(timeout=max(0.1, until - time.monotonic())))
+            except ImportError as error:
+                found[address] = f"it can't load nanolab-daemon: {_words(error)}. Install it there"
+            except Exception as error:  # noqa: BLE001 -- whatever it was, it is no use
+                found[address] = f"it does not answer: {_words(error)}"
+            future.cancel()
+        return found
+
+    def _call(self) -> None:
+        for changed in self._changed:
+            changed()
+
+
+def _fetch(client: Client, ready: queue.SimpleQueue[tuple[Future, Taker] | None]) -> None:
+    """Fetch the results of all tasks that have come to an end, many at a time."""
+    while (first := ready.get()) is not None:
+        some = [first]
+        while not ready.empty() and len(some) < 64:
+            more = ready.get()
+            if more is None:
+                return
+            some.append(more)
+        finished = [future for future, _ in some if future.status == "finished"]
+        results: dict[str, bytes] = {}
+        try:
+            results = dict(zip((one.key for one in finished), client.gather(finished), strict=True))
+        except Exception:  # noqa: BLE001 -- one of them, or the scheduler: each by itself
+            for future in finished:
+                with contextlib.suppress(Exception):
+                    results[future.key] = client.gather(future)
+        for future, answer in some:
+            result = results.get(future.key)
+            answer(future, _failure(future) if result is None else Answer(result))
+
+
+def _failure(future: Future) -> Answer:
+    if future.status == "error":
+        try:
+            error = future.exception(timeout=LOOK_S)
+        except Exception as trouble:  # noqa: BLE001 -- as good as any other
+            error = trouble
+        name = type(error).__name__
+        return Answer(None, f"{name}: {_words(error)}", killed=name == "KilledWorker")
+    if future.status in ("cancelled", "lost"):
+        return Answer(None, "the scheduler was lost, or has forgotten it")
+    return Answer(None, "its result can't be fetched")
+
+
+def _some_names(root: str) -> tuple[bytes, ...]:
+    try:
+        with os.scandir(os.fsencode(root)) as entries:
+            return tuple(entry.name for entry in islice(entries, RAW_NAMES))
+    except OSError:
+        return ()
+
+
+def _words(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().rstrip(".").splitlines()[0]

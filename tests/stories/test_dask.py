@@ -1,0 +1,269 @@
+"""The same two stages on a real Dask cluster: the output is that of one machine, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import instrument
+import outputs
+import pytest
+from dask_lab import Cluster, cluster, end
+from lab import Lab, assert_converged, toml, until
+from stories.test_convergence import Folder, machine
+
+from nanolab_daemon import batch, verify
+from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.errors import EngineError
+from nanolab_daemon.sections import Fallback, PoolEngine
+
+POISON_SITE = Path(__file__).parents[1] / "poison_site"
+
+
+def on(lab: Lab, dask: Cluster, **more: Any) -> Lab:
+    pools = replace(lab.config.pools, engine=PoolEngine.DASK, scheduler=dask.address, **more)
+    lab.config = replace(lab.config, pools=pools)
+    return lab
+
+
+def fill(lab: Lab, files: int) -> None:
+    """Write measurements of three procedures, copies, earlier states, a file without rows, and one that is bad."""
+    for number in range(files):
+        make = (instrument.iv, instrument.ivg, instrument.it)[number % 3]
+        folder = lab.raw / f"2025-01-{number % 9 + 1:02}"
+        folder.mkdir(exist_ok=True)
+        one = make(number, start=1757018821.0 + 60 * number)
+        (folder / f"{one.procedure}_{number}.csv").write_bytes(one.data())
+        if number % 10 == 0:
+            (folder / f"copy_{number}.csv").write_bytes(one.data())
+        if number % 15 == 0:
+            (folder / f"early_{number}.csv").write_bytes(one.data(len(one.rows) // 2))
+    (lab.raw / "bad.csv").write_bytes(instrument.iv(9999, start=1.7e9).data().replace(b"e-", b"x-", 1))
+    (lab.raw / "queued.csv").write_bytes(instrument.iv(9998).queued())
+
+
+def assert_as_on_one_machine(lab: Lab) -> None:
+    assert_converged(lab)
+    assert not verify.verify(lab.config).problems
+    assert not outputs.leftovers(lab.stage, lab.output)
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Give the cluster that is shared by the tests that break nothing."""
+    with cluster(tmp_path_factory.mktemp("dask")) as found:
+        yield found
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "lab")
+
+
+def test_a_backfill_gives_what_one_machine_gives(lab: Lab, dask: Cluster) -> None:
+    fill(lab, 60)
+    ended = batch.run(on(lab, dask).config, "backfill")
+    assert ended.tally.staged_done > 60
+    assert_as_on_one_machine(lab)
+    assert batch.run(lab.config, "backfill").tally.staged_done == 0
+
+
+def test_a_daemon_works_on_it(lab: Lab, dask: Cluster) -> None:
+    fill(lab, 12)
+    with on(lab, dask).process():
+        until(lambda: len(lab.runs()) >= 12, 60)
+        (lab.raw / "late.csv").write_bytes(instrument.iv(77, start=1758018821.0).data())
+        until(lambda: any(run.source == b"late.csv" for run in lab.runs().values()), 30)
+        lab.age()
+        lab.wait_quiet()
+        status = lab.status() or {}
+        assert [pool["name"] for pool in status["pools"]] == ["stage", "segment", "house"]
+        assert status["pools"][0]["ready"] == 2
+        assert status["pools"][0]["scheduler"] == dask.address
+        until(lab.has_looked)
+    assert_as_on_one_machine(lab)
+
+
+def test_workers_and_the_scheduler_are_lost_on_the_way(lab: Lab, tmp_path: Path) -> None:
+    """Workers are killed one after the other, then the scheduler with all that it knew, while a backfill runs."""
+    fill(lab, 240)
+    with cluster(tmp_path / "dask") as found:
+        on(lab, found)
+        ended: list[Any] = []
+        thread = threading.Thread(target=lambda: ended.append(batch.run(lab.config, "backfill")))
+        thread.start()
+        done = lambda: len(lab.runs()) if (lab.state / "ledger.sqlite").exists() else 0  # noqa: E731
+        until(lambda: done() > 10, 60, "for the first runs")
+        end(found.workers[0])
+        found.keep(2)
+        until(lambda: done() > 60 or ended, 60, "for it to go on after a worker was lost")
+        found.kill_scheduler()
+        found.start_scheduler()
+        # The workers of a scheduler that is gone leave; whoever looks after them starts others.
+        until(lambda: found.keep(2) or ended, 120, "for the end")
+        thread.join(60)
+        assert ended
+        assert not ended[0].interrupted
+    assert_as_on_one_machine(lab)
+
+
+def test_poison_kills_no_worker_of_the_cluster(lab: Lab, tmp_path: Path) -> None:
+    fill(lab, 12)
+    bad = instrument.iv(5000, start=1759018821.0)
+    bad = replace(bad, parameters={**bad.parameters, "Information": "poison=exit"})
+    (lab.raw / "poison.csv").write_bytes(bad.data())
+    found = Cluster(tmp_path / "dask")
+    log = tmp_path / "poison.log"
+    path = f"{Path(__file__).parents[2]}{os.pathsep}{POISON_SITE}"
+    try:
+        found.start_scheduler()
+        worker = found.start_worker(environment={"PYTHONPATH": path, "POISON_LOG": str(log)})
+        batch.run(on(lab, found).config, "backfill")
+        assert worker.poll() is None
+    finally:
+        found.stop()
+    catalog = Catalog.open_to_read(lab.state / FILE_NAME)
+    assert catalog is not None
+    attempts = {
+        record.path: (record.rejection.cause, record.attempts) for record in catalog.files() if record.rejection
+    }
+    catalog.close()
+    assert attempts.pop(b"poison.csv") == ("crashed", 2)
+    assert len(log.read_text().splitlines()) == 2
+    assert {number for _, number in attempts.values()} == {0}  # nobody else was charged
+
+
+def test_folders_under_other_names(lab: Lab, dask: Cluster, tmp_path: Path) -> None:
+    """The workers know the laboratory's folders by a name that does not exist for the daemon's settings."""
+    fill(lab, 9)
+    alias = tmp_path / "elsewhere"
+    alias.symlink_to(lab.home)
+    on(lab, dask, path_map=((str(lab.home), str(alias)),))
+    batch.run(lab.config, "backfill")
+    assert_as_on_one_machine(lab)
+
+
+@pytest.mark.parametrize("fault", ["path", "other folder", "version", "nanny"])
+def test_a_worker_that_can_not_be_used_gets_no_work_and_is_told(lab: Lab, tmp_path: Path, fault: str) -> None:
+    fill(lab, 3)
+    found = Cluster(tmp_path / "dask")
+    environment = {}
+    pairs: tuple[tuple[str, str], ...] = ()
+    if fault == "path":
+        pairs = ((str(lab.home), "/nowhere/at/all"),)
+    elif fault == "other folder":
+        other = Lab(tmp_path / "other")
+        fill(other, 1)
+        other.stage.mkdir()
+        other.output.mkdir()
+        pairs = ((str(lab.home), str(other.home)),)
+    elif fault == "version":
+        site = tmp_path / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text("import nanolab_daemon\nnanolab_daemon.__version__ = '0.0.1'\n")
+        environment = {"PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{site}"}
+    words = {
+        "path": "does not see the raw folder /nowhere/at/all/raw",
+        "other folder": "does not see",
+        "version": "it has nanolab-daemon 0.0.1",
+        "nanny": "start it with --no-nanny",
+    }[fault]
+    try:
+        found.start_scheduler()
+        found.start_worker(environment=environment, nanny=fault == "nanny")
+        with on(lab, found, path_map=pairs).process():
+            status = until(lambda: (s := lab.status()) and s["pools"][0]["unfit"] and s, 60, "for the verdict")
+            assert words in next(iter(status["pools"][0]["unfit"].values()))
+            assert "no worker that can be used" in status["pools"][0]["start_failure"]
+            assert not lab.runs()
+            if fault in ("version", "nanny"):  # one that can be used takes it on
+                found.start_worker()
+                until(lambda: len(lab.runs()) >= 3, 60)
+    finally:
+        found.stop()
+    assert words in (lab.home / "daemon.log").read_text()
+
+
+def command(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
+    file = lab.home / "config.toml"
+    file.write_text(toml(lab.config))
+    argv = [sys.executable, "-m", "nanolab_daemon", *words, "--config", str(file)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=100, cwd=lab.home, check=False)
+
+
+def test_without_a_scheduler_there_is_a_clear_error(lab: Lab, tmp_path: Path) -> None:
+    fill(lab, 3)
+    nobody = Cluster(tmp_path / "dask")
+    done = command(on(lab, nobody), "backfill")
+    assert done.returncode == 1
+    assert f"The Dask scheduler {nobody.address} can't be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not lab.runs()
+
+
+def test_without_a_scheduler_the_work_is_done_here_if_that_is_wanted(lab: Lab, tmp_path: Path) -> None:
+    fill(lab, 3)
+    done = command(on(lab, Cluster(tmp_path / "dask"), fallback=Fallback.LOCAL), "backfill")
+    assert done.returncode == 0, done.stderr
+    assert "the work is done on this machine" in done.stderr
+    assert_as_on_one_machine(lab)
+
+
+def test_without_the_package_there_is_a_clear_error(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(lab, 3)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(EngineError, match="not installed") as caught:
+        batch.run(on(lab, Cluster(tmp_path / "dask")).config, "backfill")
+    assert "nanolab-daemon[dask]" in caught.value.advice
+
+
+def test_a_late_answer_of_a_lost_worker_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    """A worker that stands still is given up, its work done by another; what it makes when it goes on is not used."""
+    fill(lab, 60)
+    with cluster(tmp_path / "dask") as found:
+        on(lab, found)
+        with lab.process():
+            until(lambda: len(lab.runs()) > 5, 60)
+            stopped = found.workers[0]
+            os.kill(stopped.pid, 19)
+            until(lambda: len(lab.runs()) == len(lab.fresh().runs()), 120, "for the other one to do it all")
+            os.kill(stopped.pid, 18)
+            (lab.raw / "late.csv").write_bytes(instrument.iv(77, start=1758018821.0).data())
+            until(lambda: any(run.source == b"late.csv" for run in lab.runs().values()), 60)
+            lab.age()
+            lab.wait_quiet()
+    assert_as_on_one_machine(lab)
+
+
+_cluster: list[Cluster] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _for_the_folder(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    while _cluster:
+        _cluster.pop().stop()
+
+
+class FolderOnDask(Folder):
+    """Random things happen to a raw folder whose files a cluster works off; workers are killed among them."""
+
+    def start(self) -> None:
+        if not _cluster:
+            _cluster.append(Cluster(Path(tempfile.mkdtemp(prefix="nanolab-test-"))))
+            _cluster[0].start_scheduler()
+        _cluster[0].keep(2)
+        on(self.lab, _cluster[0])
+        super().start()
+
+
+TestConvergesOnDask = machine(FolderOnDask)
