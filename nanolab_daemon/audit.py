@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +17,11 @@ from nanolab_daemon.header import parse_header
 from nanolab_daemon.model import DateOrigin, OutputFile
 from nanolab_daemon.names import raw_path
 from nanolab_daemon.plan import CutQuestion, Planned
-from nanolab_daemon.procedures import Registry, unknown_procedure
+from nanolab_daemon.procedures import unknown_procedure
 from nanolab_daemon.published import PART, FolderAnswer, FolderQuestion, NoRun, PublishedRun
 from nanolab_daemon.rows import Rows
 from nanolab_daemon.segment import cut_run
-from nanolab_daemon.stage import stage_file
+from nanolab_daemon.stage import lab_of, stage_file
 from nanolab_daemon.tasks import Staged, StageJob, WorkSettings
 from nanolab_daemon.verify import FileAnswer, FileQuestion, ManifestAnswer, ManifestQuestion
 
@@ -32,7 +31,7 @@ Question = FileQuestion | ManifestQuestion
 
 def plan_batch(settings: WorkSettings) -> Callable[[Sequence[StageJob | CutQuestion], Began], list[Planned]]:
     """Make the handler of the workers that try files out."""
-    lab = Lab(registry=Registry.builtin().with_overrides(settings.procedures), timezone=ZoneInfo(settings.timezone))
+    lab = lab_of(settings)
     stage_root = Path(settings.stage_root)
 
     def answer(job: StageJob | CutQuestion) -> Planned:
@@ -75,7 +74,7 @@ def verify_batch(_settings: None) -> Callable[[Sequence[Question], Began], list[
 
 def published_batch(settings: WorkSettings) -> Callable[[Sequence[FolderQuestion], Began], list[FolderAnswer]]:
     """Make the handler of the workers that read published runs without a ledger."""
-    lab = Lab(registry=Registry.builtin().with_overrides(settings.procedures), timezone=ZoneInfo(settings.timezone))
+    lab = lab_of(settings)
 
     def handle(questions: Sequence[FolderQuestion], began: Began) -> list[FolderAnswer]:
         answers: list[FolderAnswer] = []

@@ -706,6 +706,17 @@ class Catalog:
         self._write("INSERT OR REPLACE INTO meta VALUES ('program', ?)", (version,))
         self._write("DELETE FROM quarantine WHERE version <> ?", (version,))
 
+    # -- the laboratory ---------------------------------------------------------------------------------------------
+
+    def lab(self) -> str | None:
+        """Give the name of the laboratory whose runs these are; None where that was never noted."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'lab'").fetchone()
+        return None if row is None else str(row[0])
+
+    def set_lab(self, name: str) -> None:
+        """Note whose runs these are."""
+        self._write("INSERT OR REPLACE INTO meta VALUES ('lab', ?)", (name,))
+
     # -- the manifest -----------------------------------------------------------------------------------------------
 
     def manifest_serial(self) -> str | None:

@@ -256,7 +256,7 @@ class _Reader:
             raise ConfigError("\n  ".join([f"The configuration has {len(lines)} mistakes:", *lines]))
 
     def config(self, file: Path | None, base: Path) -> Config:
-        filled = {
+        filled: dict[str, Any] = {
             section: kind(
                 **{
                     one.name: self.values.get(f"{section}.{one.name}", _placed(one.default, base))
@@ -265,6 +265,7 @@ class _Reader:
             )
             for section, kind in SECTIONS.items()
         }
+        filled["paths"] = filled["paths"].of_lab(filled["lab"].name)
         return Config(**filled, procedures=self.procedures, file=file, sources=self.sources)
 
     def _take(self, key: str, value: object, source: Source, where: str, base: Path) -> None:

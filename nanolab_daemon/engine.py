@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from nanolab_daemon import __version__, publish, rawfile
 from nanolab_daemon.catalog import Catalog
+from nanolab_daemon.claim import Claim, refuse_another_lab
 from nanolab_daemon.config import Config
 from nanolab_daemon.courier import SilentError
 from nanolab_daemon.errors import EngineError, RejectCause
@@ -166,6 +167,7 @@ class Engine:
         self._faults: dict[bytes, int] = {}  # file → times in a row that reading it met a fault of its share
         self._waited: dict[bytes, int] = {}  # place → times in a row that everything has waited for it
         self.raw = RawFolder(config.paths.raw)
+        self._claim = Claim((config.paths.stage, config.paths.output), catalog.ledger_id)
         self._places = {b"": self._identity(b"")}
 
     @staticmethod
@@ -189,6 +191,8 @@ class Engine:
         `warm`: start both pools now; else when there is something for them to do, which in most reruns there isn't.
         """
         paths, owner = self.config.paths, self.catalog.ledger_id
+        refuse_another_lab(self.catalog, self.config.lab.name)
+        self._claim.take()
         try:
             self.registrar.recover()
         except OSError as error:
@@ -267,16 +271,21 @@ class Engine:
             lane.pool.kill()
         self.reconciler.kill()
         self.selector.close()
+        if not self._claim.is_held:
+            self.outputs.stop()
+            return  # what lies there may be another engine's
         try:
             self.catalog.rollback()
             if not self._all_committed:
                 self.registrar.recover()
             self.registrar.tidy(TIDY_AT_THE_END_S)
         except (sqlite3.Error, OSError):
+            self._claim.release()
             return  # the next start clears up
         for root in (self.config.paths.stage, self.config.paths.output):
             with contextlib.suppress(SilentError):
                 self.outputs.call(root, publish.remove_temp_folder, root, self.catalog.ledger_id)
+        self._claim.release()
         self.outputs.stop()
 
     def reconfigure(self, config: Config) -> None:
@@ -842,6 +851,7 @@ def work_settings(config: Config, owner: str, quarantined: frozenset[str] = froz
         output_root=str(config.paths.output),
         owner=owner,
         timezone=config.lab.timezone,
+        lab=config.lab.name,
         procedures=config.procedures,
         min_segment_points=config.segments.min_segment_points,
         max_file_bytes=config.limits.max_file_mb << 20,

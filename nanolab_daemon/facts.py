@@ -28,6 +28,7 @@ class Lab:
 
     registry: Registry
     timezone: tzinfo
+    name: str = ""  # among several that share their output folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,14 @@ def judge(lab: Lab, header: Header, rows: Rows, path: bytes, mtime_ns: int, body
     layout = _layout(procedure, names)
     if start_us is not None:
         run_id, date, origin = (
-            identity.run_id(header.procedure, start_text),
+            identity.run_id(header.procedure, start_text, lab.name),
             identity.date_in(start_us, lab.timezone),
             DateOrigin.META,
         )
     else:
         head = header.text.encode("utf-8", "surrogateescape")
-        run_id = identity.content_run_id(header.procedure, head, body.lstrip(b"\r\n").partition(b"\n")[0])
+        first_row = body.lstrip(b"\r\n").partition(b"\n")[0]
+        run_id = identity.content_run_id(header.procedure, head, first_row, lab.name)
         date, origin, start_us = _date_without_start(path, mtime_ns, lab.timezone)
     columns = dict(zip(names, rows.columns, strict=True))
     swept = procedure.swept if procedure.swept in columns else None

@@ -24,23 +24,31 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])")
 _EXACT = Context(prec=120, rounding=ROUND_HALF_EVEN)
 
 
-def run_id(procedure: str, start_time_text: str) -> str:
+def run_id(procedure: str, start_time_text: str, lab: str = "") -> str:
     """Return the 16 hex digits that name a run, for ever and on every machine.
 
     The first 16 hex digits of SHA-256 over `nanolab-run/1` and two netstrings (`<length in bytes>:<UTF-8 bytes>,`):
     the class name of the procedure, and the Start time as the header writes it, without blanks around it. Nothing
     else enters: not the path, not the rows, not another line of the header.
+
+    Laboratories with a name have ids of their own, since two may start the same procedure in the same second: for
+    them, `nanolab-lab-run/1` and three netstrings, the laboratory's name first.
     """
+    if lab:
+        return _digest(b"nanolab-lab-run/1", lab, procedure, start_time_text.strip())
     return _digest(b"nanolab-run/1", procedure, start_time_text.strip())
 
 
-def content_run_id(procedure: str, header_bytes: bytes, first_row_bytes: bytes) -> str:
+def content_run_id(procedure: str, header_bytes: bytes, first_row_bytes: bytes, lab: str = "") -> str:
     """Return the 16 hex digits that name a run without a Start time; rows that follow the first don't change them.
 
     As `run_id`, over `nanolab-content/1` and three netstrings: the class name, the header through its label line, the
-    first row without its line end; CRLF counts as LF, so that a copy with other line ends is the same run.
+    first row without its line end; CRLF counts as LF, so that a copy with other line ends is the same run. For a
+    laboratory with a name, `nanolab-lab-content/1` and four netstrings, that name first.
     """
     header = header_bytes.replace(b"\r\n", b"\n")
+    if lab:
+        return _digest(b"nanolab-lab-content/1", lab, procedure, header, first_row_bytes.rstrip(b"\r\n"))
     return _digest(b"nanolab-content/1", procedure, header, first_row_bytes.rstrip(b"\r\n"))
 
 

@@ -22,6 +22,7 @@ import polars as pl
 
 from nanolab_daemon.errors import NanolabError
 from nanolab_daemon.procedures import Registry
+from nanolab_daemon.sections import LAB_PARTITION
 from nanolab_daemon.settings import counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = Path("_manifest/manifest.parquet")
+_LAB = LAB_PARTITION
 LAYOUTS = (
     (Path("02_stage/raw_measurements"), Path("03_intermediate")),  # the laboratory's own, which `config.toml` has
     (Path("stage"), Path("output")),  # the demo's
@@ -164,6 +166,7 @@ def runs(
     since: str | date | datetime | None = None,
     until: str | date | datetime | None = None,
     complete: bool | None = None,
+    lab: str | Collection[str] | None = None,
     stage: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
 ) -> Runs:
@@ -172,6 +175,8 @@ def runs(
     `root` is the folder above both (`data`), or the stage root itself; or name `stage` and `output`. `procedure` and
     `chip` take one or several. `since` and `until` are days of the laboratory's own time zone, both included, or
     moments with a time zone, of which `until` is not. `complete`: whether the header's sweep was measured to its end.
+    `lab`: one or several of the laboratories that share these folders; without it all of them, unless one without a
+    name publishes here too, whose runs are then meant. Their frame has a column `lab`.
     NoRunsError if nothing is published there; TypeError for a value of another kind than an argument takes;
     ValueError for a procedure that neither the manifest nor the program knows.
     """
@@ -182,7 +187,7 @@ def runs(
     if complete is not None and not isinstance(complete, bool):
         raise TypeError(f"complete={complete!r} is neither True nor False.")
     stage_root, output_root = _find(root, stage, output)
-    frame = _manifest(stage_root / MANIFEST)
+    frame = _manifests(stage_root, _several("lab", lab, _text))
     if procedure is not None:
         _known(procedure, frame)
     for column, wanted in (
@@ -200,6 +205,35 @@ def runs(
     if complete is not None:
         frame = frame.filter(pl.col("complete") == complete)
     return Runs(frame.sort("start_dt", "run_id"), stage_root, output_root)
+
+
+def _manifests(stage: Path, wanted: list[str] | None) -> pl.LazyFrame:
+    """Open the manifest, or those of several laboratories as one, in which each path has its laboratory's folder."""
+    if wanted is None and (stage / MANIFEST).exists():
+        return _manifest(stage / MANIFEST)
+    there = _labs(stage)
+    for one in wanted or ():
+        if one not in there:
+            hint = did_you_mean(one, sorted(there))
+            raise NoRunsError(
+                f"No laboratory {one!r} publishes in {stage}{hint}; there are: {', '.join(sorted(there)) or 'none'}.",
+                advice="Name one of these, or the folder that `nanolab-daemon check` calls stage.",
+            )
+    frames = [
+        _manifest(there[name]).with_columns(
+            pl.format("{}/{}", pl.lit(_LAB + name), pl.col("path")).alias("path"),
+            pl.format("{}/{}", pl.lit(_LAB + name), pl.col("segments_path")).alias("segments_path"),
+            lab=pl.lit(name),
+        )
+        for name in sorted(there)
+        if wanted is None or name in wanted
+    ]
+    return pl.concat(frames, how="diagonal_relaxed")
+
+
+def _labs(stage: Path) -> dict[str, Path]:
+    """Give the manifests of the laboratories that share a stage root, by their names."""
+    return {path.parents[1].name.removeprefix(_LAB): path for path in stage.glob(f"{_LAB}*/{MANIFEST}")}
 
 
 def _manifest(path: Path) -> pl.LazyFrame:
@@ -271,15 +305,19 @@ def _find(
         return _checked(Path(stage)), given
     base = Path(root if root is not None else "data")
     for inner, beside in LAYOUTS:
-        if (base / inner / MANIFEST).exists():
+        if _is_published(base / inner):
             return base / inner, given or base / beside
-        if (base / MANIFEST).exists() and base.absolute().parts[-len(inner.parts) :] == inner.parts:
+        if _is_published(base) and base.absolute().parts[-len(inner.parts) :] == inner.parts:
             return base, given or base.absolute().parents[len(inner.parts) - 1] / beside
     return _checked(base), given
 
 
+def _is_published(stage: Path) -> bool:
+    return (stage / MANIFEST).exists() or bool(_labs(stage))
+
+
 def _checked(stage: Path) -> Path:
-    if not (stage / MANIFEST).exists():
+    if not _is_published(stage):
         places = ", ".join(str(stage / inner) for inner, _ in LAYOUTS)
         raise NoRunsError(
             f"Nothing is published in {stage}: there is no {MANIFEST} in it, nor in {places}.",

@@ -59,6 +59,7 @@ def rebuild(
         aside = _put_aside(ledger)
         catalog = Catalog.open(ledger)
         try:
+            catalog.set_lab(config.lab.name)
             for found in read_published(config, on_read):
                 if isinstance(found, NoRun):
                     passed_over.append(found)

@@ -8,7 +8,7 @@ Reads nothing; the defaults here and those in `config.toml` are the same, and a 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from nanolab_daemon.settings import (
     FolderPairs,
     HostNames,
     Integer,
+    LabName,
     Number,
     OptionalFile,
     Patterns,
@@ -31,6 +32,7 @@ from nanolab_daemon.settings import (
 )
 
 MOST_DEFAULT_WORKERS = 8
+LAB_PARTITION = "lab="
 _DAY_S = 86400
 _YEAR_S = 365 * _DAY_S
 
@@ -80,6 +82,7 @@ class Lab:
     """The laboratory."""
 
     timezone: str = setting("America/Santiago", Zone())
+    name: str = setting("", LabName())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,17 @@ class Paths:
     stage: Path = setting(Path("data/02_stage/raw_measurements"), Folder())
     output: Path = setting(Path("data/03_intermediate"), Folder())
     state: Path = setting(Path("data/.nanolab"), Folder())
+
+    def of_lab(self, name: str) -> Paths:
+        """Give the folders of one laboratory among several: what it publishes lies in a partition of its own.
+
+        A folder that is that partition already stays as it is, so that settings may be written out and read again.
+        """
+        if not name:
+            return self
+        part = f"{LAB_PARTITION}{name}"
+        stage, output = (one if one.name == part else one / part for one in (self.stage, self.output))
+        return replace(self, stage=stage, output=output)
 
 
 @dataclass(frozen=True, slots=True)

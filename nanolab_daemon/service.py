@@ -61,7 +61,7 @@ ROOM_AGAIN_S = 1.0
 USUAL = Rules(abandoned_after_s=math.inf, steady=True)
 """A header without rows waits without limit while the daemon runs."""
 
-RELOADABLE = ("watch.", "log.", "manifest.", "limits.", "lab.", "segments.", "procedures", "notify.")
+RELOADABLE = ("watch.", "log.", "manifest.", "limits.", "lab.timezone", "segments.", "procedures", "notify.")
 """What a running daemon can take over; `notify.` is for another process, so a change of it keeps nothing back."""
 
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 _SHOWN_CHARACTERS = 60
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _FLAG_WORDS = {
     "true": True,
@@ -249,6 +250,23 @@ class HostNames:
     def from_text(self, text: str) -> object:
         """Split at commas; an empty text is an empty list."""
         return [part.strip() for part in text.split(",")] if text.strip() else []
+
+
+@dataclass(frozen=True, slots=True)
+class LabName:
+    """The name of a laboratory among several, part of a path: as narrow as paths on shares want it. May be empty."""
+
+    def parse(self, value: object) -> str:
+        """Return the name."""
+        if not isinstance(value, str) or (value and not _LAB_NAME.fullmatch(value)):
+            raise ValueError(
+                'must be empty, or up to 32 small letters, digits and hyphens, a letter first, such as "nano-east"'
+            )
+        return value
+
+    def from_text(self, text: str) -> object:
+        """Take the text without blanks around it."""
+        return text.strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,12 +50,18 @@ Handler = Callable[[Sequence[StageJob], Began], list[StageOutcome]]
 FILE_NAME = "part-000.parquet"
 
 
-def stage_batch(settings: WorkSettings) -> Handler:
-    """Make the handler that a worker of the staging pool runs for each batch."""
-    lab = Lab(
+def lab_of(settings: WorkSettings) -> Lab:
+    """Give what the files of a laboratory mean."""
+    return Lab(
         registry=Registry.builtin().with_overrides(settings.procedures),
         timezone=ZoneInfo(settings.timezone),
+        name=settings.lab,
     )
+
+
+def stage_batch(settings: WorkSettings) -> Handler:
+    """Make the handler that a worker of the staging pool runs for each batch."""
+    lab = lab_of(settings)
     stage_root = Path(settings.stage_root)
     temp = publish.temp_folder(stage_root, settings.owner)
     terms = Terms(settings)

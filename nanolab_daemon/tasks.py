@@ -28,6 +28,7 @@ class WorkSettings:
     max_header_bytes: int
     max_columns: int
     quarantined: frozenset[str] = frozenset()  # contents (SHA-256) that have cost workers their lives
+    lab: str = ""  # its name among several that share their output folders
     aside: bool = False  # leave bundles where they were made: a worker far away may be heard of no more, and go on
 
 

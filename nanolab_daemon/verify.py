@@ -21,6 +21,7 @@ from nanolab_daemon.model import OutputFile
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
 from nanolab_daemon.publish import MANIFEST, SET_ASIDE, TEMP_FOLDER
+from nanolab_daemon.sections import LAB_PARTITION
 from nanolab_daemon.tasks import StageJob
 
 PART = "part-000.parquet"
@@ -226,7 +227,11 @@ class _Look:
     def _look_for_strangers(self, root: str, ours: Callable[[str], bool]) -> None:
         """Note what lies beside the program's folders. No reader meets it, and a person may have put it there."""
         with contextlib.suppress(OSError):  # told where it matters
-            others = sorted(n for n in os.listdir(root) if not ours(n) and n not in (SET_ASIDE, TEMP_FOLDER))  # noqa: PTH208
+            others = sorted(
+                name
+                for name in os.listdir(root)  # noqa: PTH208
+                if not (ours(name) or name in (SET_ASIDE, TEMP_FOLDER) or name.startswith(LAB_PARTITION))
+            )
             if others:
                 more = f" and {len(others) - 1} more" if len(others) > 1 else ""
                 name = shown_path(os.fsencode(os.path.join(root, others[0])))

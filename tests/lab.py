@@ -270,7 +270,9 @@ class Lab:
         number = 1 + sum(1 for path in self.home.glob("fresh-*"))
         lab = Lab(self.home / f"fresh-{number}", watch=self.config.watch)
         lab.raw = self.raw
-        lab.config = replace(lab.config, paths=replace(lab.config.paths, raw=self.raw))
+        paths = replace(lab.config.paths, raw=self.raw).of_lab(self.config.lab.name)
+        lab.stage, lab.output = paths.stage, paths.output
+        lab.config = replace(lab.config, paths=paths, lab=self.config.lab)
         lab.backfill()
         return lab
 

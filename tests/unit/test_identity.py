@@ -31,6 +31,14 @@ def test_run_ids_are_fixed_for_ever(procedure: str, start_time: str, expected: s
     assert run_id(procedure, start_time) == expected
 
 
+def test_ids_of_named_laboratories_are_fixed_for_ever() -> None:
+    """So are those of laboratories with a name, each its own."""
+    assert run_id("IV", "1757018821.6358175", "east") == "ff9d48e642056f5c"
+    assert run_id("IV", "1757018821.6358175", "west") == "a1469349ddda9da4"
+    names = ("", "east", "west")
+    assert len({content_run_id("IV", HEADER, b"0.0,1e-9\n", name) for name in names}) == len(names)
+
+
 def test_content_run_id_is_fixed_for_ever() -> None:
     """So does the id of a run without a Start time."""
     assert content_run_id("IV", HEADER, b"0.0,1e-9\n") == "14cf11012d1b6a91"
