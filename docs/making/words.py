@@ -170,6 +170,7 @@ FIELDS = {
     "retry_in_s": "in how many seconds it is tried again",
     "rows": "rows of the run",
     "run_id": "16 hexadecimal digits, as in the paths and the ledger",
+    "scheduler": "address of the Dask scheduler",
     "segments": "number of segments",
     "signal": "signal that was received",
     "source_file": "path below the raw folder; what can't be printed is escaped",
@@ -177,9 +178,12 @@ FIELDS = {
     "title": "title of a notice",
     "version": "version of the program",
     "watch": "how the raw folder is watched, JSON",
-    "worker": "process id of a worker",
+    "worker": "process id of a worker; of a Dask worker its address",
 }
 EVENTS = {
+    "the scheduler is lost": "the Dask scheduler is gone or does not answer; work waits, and it is tried again",
+    "the scheduler is back": "work goes on",
+    "a worker is not used": "a Dask worker can't be used, and why; it is asked again each minute",
     "watching": "inotify watches the raw folder, or what of it can be watched; `count`: its parts",
     "running": "the daemon is at work",
     "stopping": "it was asked to stop, and lets the workers finish",

@@ -199,6 +199,7 @@ def test_what_a_header_says_harms_no_terminal(tmp_path: Path) -> None:
     assert not (match := CONTROLS.search(said)), repr(said[max(0, match.start() - 80) : match.end() + 20])
     assert pl.read_parquet(lab.stage / "**" / "part-000.parquet", columns=["sample"])["sample"].to_list().count(evil)
     with lab.process():
+        lab.wait_quiet()  # it watches: a file that nobody is seen to close waits as long as its header allows
         (lab.raw / "row.csv").write_bytes((lab.raw / "row.csv").read_bytes() + b"again\n")
         lab.wait_quiet()
     assert not CONTROLS.search((lab.home / "daemon.log").read_text())
