@@ -280,7 +280,7 @@ class Lane(Generic[Job, Result]):
 
     def _take_back(self, batch: list[_Entry[Job]], recalled: set[Hashable]) -> None:
         """Put a batch in line again for which nobody is to blame, but for what was called back."""
-        for entry in batch:
+        for entry in reversed(batch):  # each goes to the front
             if self._key(entry.job) in recalled:
                 self._release(entry)
                 continue

@@ -15,7 +15,8 @@ class PathMap:
     """Pairs of folders, here and there; the longest that holds a path counts, and what none holds is the same."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._out = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
+        plain = [(here.rstrip("/") or "/", there.rstrip("/") or "/") for here, there in pairs]
+        self._out = sorted(plain, key=lambda pair: len(pair[0]), reverse=True)
         self._back = sorted(((there, here) for here, there in self._out), key=lambda p: len(p[0]), reverse=True)
 
     def there(self, path: str) -> str:

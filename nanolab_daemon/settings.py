@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 _SHOWN_CHARACTERS = 60
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_ADDRESS = re.compile(r"(?P<scheme>[a-z]+)://(?:\[[0-9a-fA-F:.]+\]|[0-9A-Za-z._-]+):(?P<port>[0-9]{1,5})")
 _LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _FLAG_WORDS = {
@@ -208,9 +209,8 @@ class Address:
         """Return the address."""
         if value == "":
             return ""
-        scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
-        host, _, port = rest.rpartition(":")
-        if scheme not in self._schemes or not host.strip("[]") or not port.isdigit() or not 0 < int(port) < 65536:
+        parts = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+        if parts is None or parts["scheme"] not in self._schemes or not 0 < int(parts["port"]) < 65536:
             raise ValueError(f'must be an address such as "{self._schemes[0]}://lab-server:8786", or ""')
         return str(value)
 

@@ -135,6 +135,20 @@ def test_home_is_expanded(write, monkeypatch):
         ("[http]\nport = 70000", ["http.port = 70000 must be a whole number from 0 to 65535"]),
         ("[http]\nenabled = 1", ["http.enabled = 1 must be true or false"]),
         ('[http]\nhost = " "', ["http.host"]),
+        ('[pools]\nengine = "Dask"', ['must be one of "local", "dask"', "did you mean dask?"]),
+        ('[pools]\nscheduler = "lab-server:8786"', ['must be an address such as "tcp://lab-server:8786"']),
+        ('[pools]\nscheduler = "tcp://lab-server"', ["must be an address"]),
+        ('[pools]\nscheduler = "tcp://lab-server:0"', ["must be an address"]),
+        ('[pools]\nscheduler = "tcp://a b:\u00b2"', ["must be an address"]),
+        ('[pools]\nscheduler = "http://lab-server:8786"', ["must be an address"]),
+        ('[pools]\nfallback = "remote"', ['pools.fallback = "remote" must be one of "none", "local"']),
+        ('[pools]\npath_map = { "srv" = "/mnt" }', ["pools.path_map", "must be a table of absolute folders"]),
+        ('[pools]\npath_map = ["/srv"]', ["must be a table of absolute folders"]),
+        ('[pools]\npath_map = { "/srv" = 1 }', ["must be a table of absolute folders"]),
+        ('[lab]\nname = "Nano East"', ["lab.name", "small letters, digits and hyphens"]),
+        ('[lab]\nname = "a/b"', ["lab.name", "small letters, digits and hyphens"]),
+        ('[lab]\nname = ".."', ["lab.name", "small letters, digits and hyphens"]),
+        ("[lab]\nname = 7", ["lab.name", "small letters, digits and hyphens"]),
         ('[lab]\ntimezone = "america/santiago"', ["did you mean America/Santiago?"]),
         ('[lab]\ntimezone = "America"', ["lab.timezone", "must be the name of a time zone"]),
         ('[lab]\ntimezone = "../etc/passwd"', ["must be the name of a time zone"]),
@@ -158,6 +172,13 @@ def test_mistakes_are_named(write, text, words):
     for word in (str(file), *words):
         assert word in message
     assert all(line.isprintable() for line in message.splitlines())
+
+
+def test_an_engine_elsewhere_needs_an_address(write):
+    """Without one there is nothing to connect to; no other address is guessed."""
+    assert 'pools.engine = "dask" needs pools.scheduler' in refused(write('[pools]\nengine = "dask"'))
+    file = write('[pools]\nengine = "dask"\nscheduler = "tls://[::1]:8786"')
+    assert load(file, environ={}).pools.scheduler == "tls://[::1]:8786"
 
 
 def test_all_mistakes_at_once(write):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nanolab_daemon.errors import RejectCause
 from nanolab_daemon.lane import Answer, Condemned, Lane, Trouble
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.workpool import Died, Finished, OutOfMemory, Raised, StartFailed, TimedOut, WorkerLost
+from nanolab_daemon.workpool import Died, Finished, OutOfMemory, Raised, Returned, StartFailed, TimedOut, WorkerLost
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class ScriptedPool:
         match how:
             case "died":
                 self.outcomes.append(Died(number, culprit, 7, -11, "signal 11"))
+            case "undone":
+                self.outcomes.append(Returned(number, "a machine was lost"))
             case "late":
                 self.outcomes.append(TimedOut(number, culprit, 7, 60.0))
             case "memory":
@@ -225,6 +227,17 @@ def test_without_a_culprit_each_is_tried_alone() -> None:
     assert line.work_off() == [["b"], ["c"], ["a"]]
 
 
+def test_what_comes_back_undone_is_nobodys_fault() -> None:
+    """However often a machine is lost, its files are tried again in their old order and company, and none is charged."""
+    line = Line()
+    line.offer(*"abc")
+    for _ in range(5):
+        assert line.next() == [["a", "b", "c"]]
+        line.pool.die(None, "undone")
+        assert line.poll() == [Trouble("work came back undone: a machine was lost", 0)]
+    assert line.work_off() == [["a", "b", "c"]]
+
+
 def test_live_before_suspects_before_backlog() -> None:
     """What crashed once waits for live work, and the backlog for both."""
     line = Line()
@@ -332,12 +345,14 @@ def test_nothing_is_lost_nothing_is_doubled(data: st.DataObject) -> None:
                 answered[event.job.key] = event.job.note
                 assert isinstance(event, Answer) or event.job.key in poison
 
-    def progress() -> None:
+    def progress(*, machines_last: bool = False) -> None:
         if not line.pool.out:
             return
         first = next(iter(line.pool.out.values()))
         culprits = [at for at, job in enumerate(first) if job.key in poison]
-        if culprits:
+        if not machines_last and data.draw(st.integers(0, 3)) == 0:
+            line.pool.die(None, "undone")
+        elif culprits:
             line.pool.die(data.draw(st.sampled_from([culprits[0], None])))
         else:
             line.pool.outcomes.append(Finished(next(iter(line.pool.out)), [job.key for job in first]))
@@ -360,7 +375,7 @@ def test_nothing_is_lost_nothing_is_doubled(data: st.DataObject) -> None:
         if line.lane.empty:
             break
         line.next()
-        progress()
+        progress(machines_last=True)
     assert line.lane.empty
     assert answered == last
 
