@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,18 +20,19 @@ QUICK = {  # a lost worker or scheduler is noticed in seconds
 }
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
+        one.bind((host, 0))
         return int(one.getsockname()[1])
 
 
 class Cluster:
     """A scheduler at an address that stays, and workers that come and go."""
 
-    def __init__(self, home: Path, *, stage: int = 1, segment: int = 1) -> None:
+    def __init__(self, home: Path, *, stage: int = 1, segment: int = 1, host: str = "127.0.0.1") -> None:
         self.home = home
-        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self._host, self._port = host, free_port(host)
+        self.address = f"tcp://{host}:{self._port}"
         self._resources = f"nanolab_stage={stage} nanolab_segment={segment}"
         self._threads = stage + segment + 1
         self.scheduler: subprocess.Popen[bytes] | None = None
@@ -39,20 +40,19 @@ class Cluster:
         home.mkdir(parents=True, exist_ok=True)
 
     def start_scheduler(self) -> None:
-        port = self.address.rpartition(":")[2]
-        self.scheduler = self._spawn(
-            "scheduler", "dask_scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show"
-        )
+        where = ("--host", self._host, "--port", str(self._port))
+        self.scheduler = self._spawn("scheduler", "dask_scheduler", *where, "--no-dashboard", "--no-show")
         until = time.monotonic() + 30
         while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+            with contextlib.suppress(OSError), socket.create_connection((self._host, self._port), 1):
                 return
             time.sleep(0.05)
         raise AssertionError("no scheduler")
 
     def start_worker(
-        self, *, environment: dict[str, str] | None = None, nanny: bool = False
+        self, *, environment: dict[str, str] | None = None, nanny: bool = False, within: Sequence[str] = ()
     ) -> subprocess.Popen[bytes]:
+        """Start a worker; `within` is a command that runs another one, such as on another host."""
         worker = self._spawn(
             f"worker{len(self.workers)}",
             "dask_worker",
@@ -66,17 +66,23 @@ class Cluster:
             "--local-directory",
             str(self.home / "scratch"),
             environment=environment,
+            within=within,
         )
         self.workers.append(worker)
         return worker
 
     def _spawn(
-        self, name: str, program: str, *words: str, environment: dict[str, str] | None = None
+        self,
+        name: str,
+        program: str,
+        *words: str,
+        environment: dict[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         every = {**os.environ, **QUICK, "PYTHONPATH": str(ROOT), **(environment or {})}
         with (self.home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.{program}", *words],
+                [*within, sys.executable, "-m", f"distributed.cli.{program}", *words],
                 env=every,
                 stdout=log,
                 stderr=log,

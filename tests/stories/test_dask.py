@@ -18,6 +18,7 @@ import pytest
 from dask_lab import Cluster, cluster, end
 from lab import Lab, assert_converged, toml, until
 from stories.test_convergence import Folder, machine
+from stories.test_several_labs import sharing
 
 from nanolab_daemon import batch, verify
 from nanolab_daemon.catalog import FILE_NAME, Catalog
@@ -150,6 +151,22 @@ def test_folders_under_other_names(lab: Lab, dask: Cluster, tmp_path: Path) -> N
     assert_as_on_one_machine(lab)
 
 
+def test_two_laboratories_share_a_cluster_and_a_lake(tmp_path: Path, dask: Cluster) -> None:
+    """Each worker serves both, with the settings of the one whose files it has; neither gets the other's runs."""
+    labs = [on(sharing(tmp_path, name), dask) for name in ("east", "west")]
+    zones = ("America/Santiago", "Pacific/Auckland")
+    for lab, zone in zip(labs, zones, strict=True):
+        lab.config = replace(lab.config, lab=replace(lab.config.lab, timezone=zone))
+        fill(lab, 30)
+        lab.age()
+    with labs[0].process(), labs[1].process():
+        for lab in labs:
+            lab.wait_quiet(120)
+    for lab in labs:
+        assert_as_on_one_machine(lab)
+    assert not labs[0].runs().keys() & labs[1].runs().keys()
+
+
 @pytest.mark.parametrize("fault", ["path", "other folder", "version", "nanny"])
 def test_a_worker_that_can_not_be_used_gets_no_work_and_is_told(lab: Lab, tmp_path: Path, fault: str) -> None:
     fill(lab, 3)
@@ -229,13 +246,14 @@ def test_without_the_package_there_is_a_clear_error(
 def test_a_late_answer_of_a_lost_worker_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     """A worker that stands still is given up, its work done by another; what it makes when it goes on is not used."""
     fill(lab, 60)
+    runs = len(lab.fresh().runs())
     with cluster(tmp_path / "dask") as found:
         on(lab, found)
         with lab.process():
             until(lambda: len(lab.runs()) > 5, 60)
             stopped = found.workers[0]
             os.kill(stopped.pid, 19)
-            until(lambda: len(lab.runs()) == len(lab.fresh().runs()), 120, "for the other one to do it all")
+            until(lambda: len(lab.runs()) == runs, 120, "for the other one to do it all")
             os.kill(stopped.pid, 18)
             (lab.raw / "late.csv").write_bytes(instrument.iv(77, start=1758018821.0).data())
             until(lambda: any(run.source == b"late.csv" for run in lab.runs().values()), 60)
