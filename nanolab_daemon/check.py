@@ -16,7 +16,7 @@ from nanolab_daemon import inotify, mounts
 from nanolab_daemon.config import Config, WatchMode
 from nanolab_daemon.findings import Finding, Status
 from nanolab_daemon.layout import check_paths, lies_inside, nearest_existing, path_mistakes
-from nanolab_daemon.outlets import check_notices, check_page
+from nanolab_daemon.outlets import check_cluster, check_notices, check_page
 from nanolab_daemon.publish import TEMP_FOLDER
 from nanolab_daemon.settings import counted, escaped
 from nanolab_daemon.trial import try_making, try_writing
@@ -43,6 +43,7 @@ def check(config: Config, *, now: datetime | None = None, count_budget_s: float 
             *_free_space(config),
             *_watching(config, table, count_budget_s),
             *_machine(config, now or datetime.now(UTC)),
+            *check_cluster(config),
             *check_page(config),
             *check_notices(config),
         )

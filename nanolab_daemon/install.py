@@ -31,7 +31,7 @@ from nanolab_daemon.mounts import mount_of
 from nanolab_daemon.notify import binding_remedy
 from nanolab_daemon.page import require_packages
 from nanolab_daemon.secret import read_addresses
-from nanolab_daemon.sections import Paths
+from nanolab_daemon.sections import Paths, PoolEngine
 from nanolab_daemon.settings import escaped, shown
 from nanolab_daemon.unit import PROGRAM, Lab, Service
 
@@ -282,7 +282,7 @@ def _refuse_shared_folders(config: Config, others: Mapping[Lab, Config]) -> None
                     raise UsageError(
                         f"paths.{one} = {shown(str(mine))} and paths.{two} = {shown(str(its))} of {lab.unit} "
                         "are one in the other.",
-                        advice="Give each laboratory folders of its own.",
+                        advice="Give each laboratory folders of its own, or each a name (lab.name).",
                     )
 
 
@@ -352,6 +352,7 @@ def _service(lab: Lab, user: str, config: Config, program: list[Path]) -> Servic
         program=program,
         raw_mount=next(iter(_mount_units([config.paths.raw])), ""),
         other_mounts=_mount_units(writable),
+        scheduler=config.pools.scheduler if config.pools.engine is PoolEngine.DASK else "",
     )
 
 

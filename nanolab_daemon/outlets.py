@@ -1,6 +1,6 @@
-"""Whether the page and the notices can work here: packages, address, secrets, each doubt with its remedy.
+"""Whether the page, the notices and a cluster can work here: packages, address, secrets, each doubt with its remedy.
 
-Sends nothing, and listens for no longer than it takes to see that it can.
+Sends nothing; listens, and connects, for no longer than it takes to see that it can.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from nanolab_daemon import control, lock, page, secret
 from nanolab_daemon.config import Config, Http
 from nanolab_daemon.errors import ConfigError, EngineError
 from nanolab_daemon.findings import Finding, Status
+from nanolab_daemon.sections import Fallback, PoolEngine
+
+CONNECT_S = 3.0
 
 
 def check_page(config: Config) -> Iterator[Finding]:
@@ -31,6 +35,27 @@ def check_page(config: Config) -> Iterator[Finding]:
     yield _address(config)
     yield from _openness(config.http)
     yield from _token(config.http.token_file)
+
+
+def check_cluster(config: Config) -> Iterator[Finding]:
+    """Tell whether the cluster's scheduler can be reached; of its workers `status` and the journal tell."""
+    if config.pools.engine is not PoolEngine.DASK:
+        yield Finding("cluster", Status.OK, 'not wanted: pools.engine = "local"')
+        return
+    gravity = Status.WARN if config.pools.fallback is Fallback.LOCAL else Status.FAIL
+    if find_spec("distributed") is None:
+        remedy = "Install it: pip install 'nanolab-daemon[dask]'. Or set pools.engine = \"local\"."
+        yield Finding("cluster", gravity, "the package distributed is not installed", remedy)
+        return
+    host, _, port = config.pools.scheduler.partition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        remedy = "Start it: dask scheduler. Or correct pools.scheduler, or what is between here and there."
+        detail = f"{config.pools.scheduler} can't be reached: {error.strerror or error}"
+        yield Finding("cluster", gravity, detail, remedy)
+    else:
+        yield Finding("cluster", Status.OK, f"something listens at {config.pools.scheduler}")
 
 
 def check_notices(config: Config) -> Iterator[Finding]:

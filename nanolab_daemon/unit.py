@@ -19,6 +19,14 @@ HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 NOBODYS = (Path("/boot"), Path("/media"), Path("/mnt"), Path("/opt"), Path("/srv"))
 """Where other people's data are; hidden unless something that is needed lies there."""
 
+_NO_NETWORK = """# No network at all: no worker of a cluster is wanted (pools.engine).
+PrivateNetwork=yes
+RestrictAddressFamilies=AF_UNIX
+IPAddressDeny=any"""
+_SCHEDULER_ALONE = """# The scheduler of the cluster is on the network (pools.engine), and is named, so any address may be asked for.
+PrivateNetwork=no
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"""
+
 _PATHS_NOTE = (
     "# The service reaches no others: after a change here, `nanolab-daemon service install` has to be run again."
 )
@@ -78,6 +86,7 @@ class Service:
     program: Sequence[Path]
     raw_mount: str = ""  # the mount unit of the raw folder, where it is on a file system of its own
     other_mounts: Sequence[str] = ()
+    scheduler: str = ""  # of the cluster that does the work; empty: this machine does it
     address: str = ""  # on which the web page listens, as systemd writes it; empty: there is no page
 
     @property
@@ -93,6 +102,7 @@ class Service:
             {
                 **self._words([self.paths.raw, *self.writable]),
                 "SOCKET": f"Sockets={self.lab.socket}" if self.address else "# No web page is wanted (http.enabled).",
+                "NETWORK": _SCHEDULER_ALONE if self.scheduler else _NO_NETWORK,
                 "WRITABLE": _listed(self.writable),
                 "RAW_MOUNT": mount,
                 "WANTED_BY": " ".join(["multi-user.target", *self.other_mounts]),

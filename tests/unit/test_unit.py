@@ -91,6 +91,15 @@ def test_the_page_has_a_socket_of_its_own_and_the_service_no_network() -> None:
     assert "Sockets" not in settings_of(service().unit())
 
 
+def test_a_service_that_works_on_a_cluster_has_the_network_and_no_other_has() -> None:
+    there = settings_of(replace(service(), scheduler="tcp://lab-server:8786").unit())
+    assert there["PrivateNetwork"] == ["no"]
+    assert there["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert "IPAddressDeny" not in there
+    here = settings_of(service().unit())
+    assert (here["PrivateNetwork"], here["IPAddressDeny"]) == (["yes"], ["any"])
+
+
 def test_settings_are_the_commented_defaults_with_the_flags_in_their_places(tmp_path: Path) -> None:
     values = {"paths.raw": '/srv/a "lab"\\raw', "paths.state": "/var/lib/x", "pools.stage_workers": 3}
     text = unit.settings(values)
