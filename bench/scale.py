@@ -13,6 +13,7 @@ has a fixed part. Times are CPU times unless they are called otherwise, since ot
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import heapq
@@ -24,6 +25,7 @@ import random
 import re
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -413,6 +415,26 @@ def _ledger_row(name: str, files: int, now: dict[str, float]) -> list[str]:
     ]
 
 
+def pages(given: Given) -> list[Table]:
+    """Write one ledger anew in pages of several sizes."""
+    from nanolab_daemon.catalog import Catalog
+
+    files = given.ledger[0]
+    path = given.home / "ledger" / "ledger.sqlite"
+    catalog = Catalog.open(path)
+    Archive(given.home, files).fill(catalog)
+    catalog.close()
+    rows: list[Sequence[str]] = []
+    for size in (4096, 8192, 16384):
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode = DELETE")  # a ledger in WAL mode keeps the pages that it has
+            db.execute(f"PRAGMA page_size = {size}")
+            db.execute("VACUUM")
+        rows.append([f"{size:,} bytes", f"{path.stat().st_size / files:,.0f} B"])
+    shutil.rmtree(path.parent)
+    return [((f"pages, {files:,} files", "ledger, a file"), rows)]
+
+
 MANIFEST = """
 import re, sys, time
 from pathlib import Path
@@ -426,6 +448,40 @@ publish.make_temp_folder(root, "bench")
 manifest.write(Path(sys.argv[4]), root, "bench")
 print(before, peak(), time.process_time() - began, (root / manifest.PATH).stat().st_size)
 """
+
+
+def in_a_worker(ledger: Path, home: Path) -> str:
+    """Have the manifest written as the engine does, by a worker under the usual limits; tell how it ends."""
+    from lab import Lab
+    from pool_tasks import drive
+
+    from nanolab_daemon import publish
+    from nanolab_daemon.engine import work_settings
+    from nanolab_daemon.pool import Pool
+    from nanolab_daemon.tasks import ManifestJob
+    from nanolab_daemon.workpool import Finished, OutOfMemory
+
+    config = Lab(home).config
+    publish.make_temp_folder(config.paths.stage, "bench")
+    with Pool[Any, Any](
+        "manifest",
+        "nanolab_daemon.segment:segment_batch",
+        workers=1,
+        settings=work_settings(config, "bench"),
+        task_timeout_s=config.pools.task_timeout_s,
+        task_memory_mb=config.pools.task_memory_mb,
+    ) as pool:
+        drive(pool, until=lambda _: pool.idle > 0)
+        pool.submit(0, [ManifestJob(str(ledger), 1)])
+        told = drive(pool, until=lambda outcomes: any(hasattr(one, "batch_id") for one in outcomes), within_s=120)
+    shutil.rmtree(home)
+    match next(one for one in told if hasattr(one, "batch_id")):
+        case Finished():
+            return "written"
+        case OutOfMemory() as ended:
+            return f"ended: {ended.cause}"
+        case other:
+            return f"ended: {type(other).__name__}"
 
 
 def manifest(given: Given) -> list[Table]:
@@ -445,17 +501,19 @@ def manifest(given: Given) -> list[Table]:
             text=True,
         ).stdout.split()
         every.append((float(told[1]) - float(told[0]), float(told[2]), float(told[3])))
-        rows.append([f"{files:,}", _bytes(every[-1][0]), _time(every[-1][1]), _bytes(every[-1][2])])
+        ends = in_a_worker(path, given.home / "lab")
+        rows.append([f"{files:,}", _bytes(every[-1][0]), _time(every[-1][1]), _bytes(every[-1][2]), ends])
         shutil.rmtree(path.parent)
     columns = list(zip(*every, strict=True))
     if len(given.manifest) > 1:
-        rows.append(["exponent", *(f"{exponent(given.manifest, values):.2f}" for values in columns)])
+        rows.append(["exponent", *(f"{exponent(given.manifest, values):.2f}" for values in columns), ""])
     each = [slope(given.manifest, values) for values in columns]
     given.found["manifest_memory"], given.found["manifest_cpu"], given.found["manifest_size"] = each
     rows += [
-        [f"*{_power(runs)}*", _bytes(each[0] * runs), _time(each[1] * runs), _bytes(each[2] * runs)] for runs in GOALS
+        [f"*{_power(runs)}*", _bytes(each[0] * runs), _time(each[1] * runs), _bytes(each[2] * runs), ""]
+        for runs in GOALS
     ]
-    return [(("runs", "memory of the worker", "CPU", "the file"), rows)]
+    return [(("runs", "memory it takes", "CPU", "the file", "a worker under the usual limits"), rows)]
 
 
 def scan(given: Given) -> list[Table]:
@@ -566,7 +624,7 @@ def entries(given: Given) -> list[Table]:
     goals = [
         [
             f"*{_power(n)}*",
-            f"{per * n:.1e}",
+            _many(per * n),
             _bytes(mean[2] * n),
             _bytes(mean[3] * n),
             _bytes(raw_disk * n),
@@ -786,13 +844,13 @@ def identity(given: Given) -> list[Table]:
     cut = Counter(run_id("IV", f"{FIRST_START_S + n * BETWEEN_S:.4f}")[:8] for n in range(ids))
     pairs = sum(n * (n - 1) // 2 for n in cut.values())
     rows.append([f"real ids cut to 32 bits, {ids:,}", f"{ids * (ids - 1) / 2 / 2**32:.1f} pairs", f"{pairs} pairs"])
-    rows += [[f"*64 bits, {_power(runs)}*", f"{clash_chance(runs):.1e}", ""] for runs in GOALS]
+    rows += [[f"*64 bits, {_power(runs)}*", _many(clash_chance(runs)), ""] for runs in GOALS]
     ticks = [("1 µs", 1e-6), ("1 ms", 1e-3), ("15.6 ms", 15.6e-3)]
     twins = [
-        [f"*{_power(runs)} in ten years*", *(f"{runs * runs * tick / 2 / TEN_YEARS_S:,.2g}" for _, tick in ticks)]
+        [f"*{_power(runs)} in ten years*", *(_many(runs * runs * tick / 2 / TEN_YEARS_S) for _, tick in ticks)]
         for runs in GOALS
     ]
-    more = ("runs", *(f"clock of {name}: pairs that start at one tick" for name, _ in ticks))
+    more = ("pairs of runs that start at one tick", *(f"of {name}" for name, _ in ticks))
     return [(("ids", "formula", "counted"), rows), (more, twins)]
 
 
@@ -847,7 +905,7 @@ def together(given: Given) -> list[Table]:
     """Put the prices of all parts side by side."""
     has = given.found
     lines: list[tuple[str, Callable[[int], str]]] = [
-        ("files a second, if they come over ten years", lambda n: f"{n / TEN_YEARS_S:.2g}"),
+        ("files a second, if they come over ten years", lambda n: _many(n / TEN_YEARS_S)),
         ("backfill: CPU of workers and engine", lambda n: _time((has["work"] + has["engine"]) * n)),
         ("the engine's process alone, which no worker shortens", lambda n: _time(has["engine"] * n)),
         ("ledger", lambda n: _bytes(has["ledger_size"] * n)),
@@ -859,14 +917,14 @@ def together(given: Given) -> list[Table]:
         ("a look at all published files, inodes at hand", lambda n: _time(STAT_S * has["published_files"] * n)),
         ("the same, read from this disk", lambda n: _time(COLD_LOOK_S * n)),
         ("memory of the worker that writes the manifest", lambda n: _bytes(has["manifest_memory"] * n)),
-        ("Parquet files", lambda n: f"{has['published_files'] * n:.1e}"),
-        ("inodes published", lambda n: f"{has['inodes'] * n:.1e}"),
+        ("Parquet files", lambda n: _many(has["published_files"] * n)),
+        ("inodes published", lambda n: _many(has["inodes"] * n)),
         ("published, on this disk", lambda n: _bytes(has["published_disk"] * n)),
         (
             f"kernel's memory for watches, {FILES_A_FOLDER} files a folder",
             lambda n: _bytes(has["watch"] * n / FILES_A_FOLDER),
         ),
-        ("chance that any two ids are equal", lambda n: f"{clash_chance(n):.1e}"),
+        ("chance that any two ids are equal", lambda n: _many(clash_chance(n))),
     ]
     rows: list[Sequence[str]] = [[name, *(told(n) for n in GOALS)] for name, told in lines]
     return [(("", *(_power(n) for n in GOALS)), rows)]
@@ -874,6 +932,7 @@ def together(given: Given) -> list[Table]:
 
 PARTS: dict[str, Callable[[Given], list[Table]]] = {
     "ledger": ledger,
+    "pages": pages,
     "manifest": manifest,
     "scan": scan,
     "entries": entries,
@@ -909,8 +968,15 @@ def _time(seconds: float) -> str:
     raise AssertionError(seconds)
 
 
-def _power(number: int) -> str:
-    return "10" + str(round(math.log10(number))).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+def _power(number: float) -> str:
+    exponent_ = math.floor(math.log10(number) + 1e-9)
+    return "10" + str(exponent_).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _many(number: float) -> str:
+    if 0.1 <= number < 9_999:
+        return f"{number:,.2g}" if number < 100 else f"{round(number, 1 - math.floor(math.log10(number))):,.0f}"
+    return f"{number / 10 ** math.floor(math.log10(number)):.1f}·{_power(number)}"
 
 
 def shown(tables: list[Table]) -> str:
@@ -941,7 +1007,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--ledger", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--manifest", type=int, nargs="+", default=[10_000, 30_000, 100_000])
+    parser.add_argument("--manifest", type=int, nargs="+", default=[10_000, 30_000, 100_000, 200_000])
     parser.add_argument("--scan", type=int, nargs="+", default=[1_000, 10_000, 100_000, 300_000])
     parser.add_argument("--small", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--engine", type=int, nargs="+", default=[500, 1_500, 4_000])

@@ -103,3 +103,17 @@ def test_tables_are_put_between_their_marks_alone() -> None:
     assert told == page.replace("old", "\nnew\n")
     with pytest.raises(SystemExit, match="0 places for tasks"):
         scale.put(page, "tasks", "x")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(1e7, "1.0·10⁷"), (2.7e-6, "2.7·10⁻⁶"), (0.16, "0.16"), (3.2, "3.2"), (158, "160"), (2475, "2,500")],
+)
+def test_numbers_are_told_with_two_digits(number: float, told: str) -> None:
+    assert scale._many(number) == told
+
+
+def test_the_page_has_a_place_for_each_part() -> None:
+    page = scale.PAGE.read_text(encoding="utf-8")
+    for name in scale.PARTS:
+        assert scale.put(page, name, "x") != page
