@@ -1,9 +1,9 @@
-"""A backfill by the workers of a Dask cluster against the local pools, by batch size, in turns; outputs must be equal.
+"""A backfill by the workers of a Dask cluster against the local pools, by batch size, in turns; outputs must agree.
 
     PYTHONPATH=.:tests python bench/cluster.py [--files 3180] [--rounds 3] [--batches 1 8 32 128]
 
-A real scheduler and one worker on this machine, with as many processes as the local pools have: what is measured is the
-price of the way, not what more machines would bring. `scheduler` is its CPU time for each batch of either stage.
+A real scheduler and one worker on this machine, with as many processes as the local pools have: what is measured is
+the price of the way, not what more machines would bring. `scheduler` is its CPU time for each batch of either stage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -114,9 +113,8 @@ def main() -> int:
                 here_s, there_s, each = _in_turns(raw, local, there, size, args.rounds, dask, digests)
                 rates = f"{args.files / here_s:.0f} | {args.files / there_s:.0f}"
                 print(f"| {size} | {rates} | {there_s / here_s:.2f} | {1000 * each:.1f} |", flush=True)
-    print(
-        f"\nOutputs of all {2 * args.rounds * len(args.batches)} backfills: {'equal' if len(digests) == 1 else 'DIFFER'}"
-    )
+    agree = "equal" if len(digests) == 1 else "DIFFERENT"
+    print(f"\nOutputs of all {2 * args.rounds * len(args.batches)} backfills: {agree}")
     return int(len(digests) != 1)
 
 

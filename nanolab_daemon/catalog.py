@@ -13,7 +13,7 @@ import os
 import pwd
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -549,6 +549,21 @@ class Catalog:
         for row in self._db.execute(query, values):
             yield _run(row)
 
+    def runs_in_parts(self, most: int) -> Iterator[list[RunRecord]]:
+        """Give all runs in the order of their start, up to 32,766 at a time, as they stand at the first question.
+
+        In memory, and in what is sorted, there are the ids alone and the runs of one part.
+        """
+        ids = self._db.execute("SELECT run_id FROM runs ORDER BY start_us, run_id")  # which holds the reading open
+        while part := [run_id for (run_id,) in ids.fetchmany(most)]:
+            rows = self._db.execute(f"SELECT {_RUN} FROM runs WHERE run_id IN ({_marks(part)})", part)
+            found = {row[0]: row for row in rows}
+            yield [_run(found[run_id]) for run_id in part]
+
+    def parameter_names(self) -> set[str]:
+        """Give the names of all further columns of the manifest that any run has."""
+        return {name for (text,) in self._db.execute("SELECT parameters FROM runs") for name in json.loads(text)}
+
     def run_ids(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[tuple[str, str, str, bytes]]:
         """Give run, procedure, date and source of the runs that an SQL condition selects; as `paths` takes it."""
         yield from self._db.execute(f"SELECT run_id, proc, date, source FROM runs WHERE {where}", values)
@@ -756,6 +771,10 @@ class Catalog:
         ).fetchone()
         return int(row[0]), int(row[1])
 
+    def copies_of(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
+        """Give of some runs what `copies` gives of all."""
+        return self._copies(f"runs.run_id IN ({_marks(run_ids)})", tuple(run_ids))
+
     def copies(self, run_id: str | None = None, since: float = 0.0) -> Iterator[tuple[str, str, bytes]]:
         """Give run, date and path of every present file with the very bytes that a run was made from.
 
@@ -763,6 +782,9 @@ class Catalog:
         such a file has its last source.
         """
         which, value = _staged_since(since) if run_id is None else ("runs.run_id = ?", (run_id,))
+        return self._copies(which, value)
+
+    def _copies(self, which: str, value: tuple[object, ...]) -> Iterator[tuple[str, str, bytes]]:
         return self._db.execute(
             "SELECT runs.run_id, runs.date, coalesce(files.path, runs.source) FROM runs LEFT JOIN files"
             " ON files.run_id = runs.run_id AND files.sha256 = runs.source_sha256 AND files.present"
@@ -811,6 +833,10 @@ class Catalog:
             value,
         ).fetchone()
         return dict(zip(("runs", "rows", "segments", "source_missing", "pending"), row, strict=True))
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _staged_since(at: float) -> tuple[str, tuple[float, ...]]:

@@ -5,7 +5,7 @@ Reads the ledger beside its writer and changes nothing in it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from nanolab_daemon.names import shown_path
 from nanolab_daemon.procedures import Registry
 
 PATH = publish.MANIFEST
+PART_RUNS = 10_000
+_NAME = "manifest.parquet"
 
 _FIXED: tuple[tuple[str, pa.DataType], ...] = (
     ("run_id", pa.string()),
@@ -54,46 +56,56 @@ _FIXED: tuple[tuple[str, pa.DataType], ...] = (
 )
 
 
-def write(ledger: Path, stage_root: Path, owner: str) -> int:
-    """Write the manifest as the ledger stands, durably; give the number of runs in it."""
+def write(ledger: Path, stage_root: Path, owner: str, on_part: Callable[[], None] = lambda: None) -> int:
+    """Write the manifest as the ledger stands, durably; give the number of runs in it.
+
+    A part of the runs is in memory at a time, however many there are; `on_part` is called after each.
+    """
     catalog = Catalog.open_to_read(ledger)
     if catalog is None:
         raise FileNotFoundError(2, "the ledger is gone", str(ledger))
+    bundle = publish.write_bundle(publish.temp_folder(stage_root, owner), {})
     try:
-        built = table(list(catalog.runs()), quality.misdated(catalog.copies()))
-    finally:
-        catalog.close()
-    encoded = parquet.encode(built, {"runs": str(built.num_rows)})
-    temp = publish.temp_folder(stage_root, owner)
-    bundle = publish.write_bundle(temp, {"manifest.parquet": encoded})
-    try:
+        rows = 0
+        extra = _parameters(catalog.parameter_names())
+        with parquet.writing(bundle / _NAME, table([], (), extra).schema) as writer:
+            for part in catalog.runs_in_parts(PART_RUNS):
+                misdated = quality.misdated(catalog.copies_of([run.run_id for run in part]))
+                writer.write_table(table(part, misdated, extra))
+                rows += len(part)
+                on_part()
+            writer.add_key_value_metadata({f"{parquet.META_PREFIX}runs": str(rows)})
         publish.sync(stage_root)
         target = stage_root / PATH
         target.parent.mkdir(exist_ok=True)
-        (bundle / "manifest.parquet").replace(target)
+        (bundle / _NAME).replace(target)
         publish.sync(stage_root)  # the ledger is about to say that it is there
     finally:
+        catalog.close()
         publish.discard(bundle)
-    return int(built.num_rows)
+    return rows
 
 
-def table(runs: list[RunRecord], misdated: Collection[str]) -> pa.Table:
-    """Lay out the manifest: fixed columns first, then every parameter that any procedure puts there.
+def table(runs: list[RunRecord], misdated: Collection[str], extra: Sequence[str] = ()) -> pa.Table:
+    """Lay out rows of the manifest: fixed columns first, then every parameter that any procedure puts there.
 
-    `misdated` are the runs whose clock disagrees with the names of their files.
+    `misdated` are the runs whose clock disagrees with the names of their files; `extra` the names of parameters.
     """
     columns: dict[str, list[object]] = {name: [] for name, _ in _FIXED}
-    parameters = {name for procedure in Registry.builtin() for name in procedure.manifest}
-    parameters |= {name for run in runs for name in run.facts.parameters}
-    extra: dict[str, list[object]] = {name: [] for name in sorted(parameters)}
+    parameters: dict[str, list[object]] = {name: [] for name in extra or _parameters(())}
     for run in runs:
         for (_, column), value in zip(columns.items(), _values(run, run.run_id in misdated), strict=True):
             column.append(value)
-        for name, column in extra.items():
+        for name, column in parameters.items():
             column.append(run.facts.parameters.get(name))
     arrays = [pa.array(columns[name], kind) for name, kind in _FIXED]
-    arrays += [pa.array(values, pa.float64()) for values in extra.values()]
-    return pa.table(arrays, names=[*columns, *extra])
+    arrays += [pa.array(values, pa.float64()) for values in parameters.values()]
+    return pa.table(arrays, names=[*columns, *parameters])
+
+
+def _parameters(those_of_runs: Iterable[str]) -> list[str]:
+    """Give the names of the columns that come from headers: those of any procedure, and those that runs have."""
+    return sorted({name for procedure in Registry.builtin() for name in procedure.manifest} | set(those_of_runs))
 
 
 def _values(run: RunRecord, is_misdated: bool) -> tuple[object, ...]:

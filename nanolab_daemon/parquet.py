@@ -1,6 +1,6 @@
 """Arrow tables → Parquet bytes → Arrow tables, the only place that knows how our files are encoded.
 
-Encodes to memory, so that a file is written by one write(2). Never touches the disk itself, but to read.
+Encodes to memory, so that a file is written by one write(2); only the manifest may be too large for that.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,16 +91,9 @@ def encode(table: pa.Table, notes: Mapping[str, object], texts: Sequence[str] | 
     found by folder and manifest.
     """
     if texts is None:
-        texts = [f.name for f in table.schema if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
+        texts = _texts(table.schema)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression="lz4",
-        use_dictionary=texts,
-        write_statistics=False,
-        store_schema=False,
-    ) as writer:
+    with _writer(sink, table.schema, texts) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata(
             {
@@ -107,6 +102,28 @@ def encode(table: pa.Table, notes: Mapping[str, object], texts: Sequence[str] | 
             }
         )
     return memoryview(sink.getvalue())
+
+
+@contextmanager
+def writing(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a file that is too large to be held in memory; each table is a row group."""
+    with pa.OSFile(str(path), "wb") as sink, _writer(sink, schema, _texts(schema)) as writer:
+        yield writer
+
+
+def _texts(schema: pa.Schema) -> list[str]:
+    return [f.name for f in schema if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
+
+
+def _writer(sink: pa.NativeFile, schema: pa.Schema, texts: Sequence[str]) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="lz4",
+        use_dictionary=texts,
+        write_statistics=False,
+        store_schema=False,
+    )
 
 
 def described(path: str, encoded: memoryview, rows: int) -> OutputFile:

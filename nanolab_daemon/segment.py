@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def segment_batch(settings: WorkSettings) -> Handler:
         for at, job in enumerate(jobs):
             began(at)
             if isinstance(job, ManifestJob):
-                outcomes.append(_write_manifest(job, stage_root, settings.owner))
+                outcomes.append(_write_manifest(job, stage_root, settings.owner, partial(began, at)))
                 continue
             if isinstance(job, InspectJob):
                 outcomes.append(presence.look(job, roots))
@@ -226,9 +227,11 @@ def _holds(outcome: Segmented, output_root: Path, target: str) -> bool:
     return len(there) == len(files) and publish.holds_exactly(output_root / target, files)
 
 
-def _write_manifest(job: ManifestJob, stage_root: Path, owner: str) -> ManifestWritten | CannotWrite:
+def _write_manifest(
+    job: ManifestJob, stage_root: Path, owner: str, on_part: Callable[[], None]
+) -> ManifestWritten | CannotWrite:
     try:
-        runs = manifest.write(Path(job.ledger), stage_root, owner)
+        runs = manifest.write(Path(job.ledger), stage_root, owner, on_part)
     except OSError as error:
         return CannotWrite.of(error, stage_root)
     return ManifestWritten(job.serial, runs)

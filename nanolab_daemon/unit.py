@@ -23,7 +23,7 @@ _NO_NETWORK = """# No network at all: no worker of a cluster is wanted (pools.en
 PrivateNetwork=yes
 RestrictAddressFamilies=AF_UNIX
 IPAddressDeny=any"""
-_SCHEDULER_ALONE = """# The scheduler of the cluster is on the network (pools.engine), and is named, so any address may be asked for.
+_SCHEDULER_ALONE = """# The scheduler of the cluster is on the network (pools.engine), at any address.
 PrivateNetwork=no
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"""
 

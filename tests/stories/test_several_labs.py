@@ -71,7 +71,8 @@ def test_two_daemons_at_once(tmp_path: Path, east: Lab, west: Lab) -> None:
     union = pl.scan_parquet(manifests, hive_partitioning=True).select("lab", "run_id").collect()
     assert sorted(union.get_column("lab")) == ["east"] * 4 + ["west"] * 6
     assert union.get_column("run_id").n_unique() == 10
-    counted = f"SELECT lab, count(DISTINCT run_id) FROM read_parquet('{manifests}', hive_partitioning=true) GROUP BY lab"
+    table = f"read_parquet('{manifests}', hive_partitioning=true)"
+    counted = f"SELECT lab, count(DISTINCT run_id) FROM {table} GROUP BY lab"
     assert sorted(duckdb.sql(counted).fetchall()) == [("east", 4), ("west", 6)]
     everything = str(tmp_path / "stage" / "lab=*" / "proc=IV" / "**" / "*.parquet")
     rows = pl.scan_parquet(everything, hive_partitioning=True).select("lab", "run_id").unique().collect()
@@ -90,7 +91,7 @@ def test_runs_of_all_laboratories(tmp_path: Path, east: Lab, west: Lab) -> None:
     assert every.segments().collect().get_column("run_id").n_unique() == 5
     assert set(nl.runs(lab="east", **folders).data().collect().get_column("run_id")) == east.runs().keys()
     assert nl.runs(tmp_path, lab=["east", "west"]).data().collect().get_column("run_id").n_unique() == 5
-    with pytest.raises(NoRunsError, match="No laboratory 'wset'.*did you mean west"):
+    with pytest.raises(NoRunsError, match=r"No laboratory 'wset'.*did you mean west"):
         nl.runs(lab="wset", **folders)
 
 

@@ -228,7 +228,7 @@ def test_without_a_culprit_each_is_tried_alone() -> None:
 
 
 def test_what_comes_back_undone_is_nobodys_fault() -> None:
-    """However often a machine is lost, its files are tried again in their old order and company, and none is charged."""
+    """However often a machine is lost, its files are tried again in their old order, and none is charged."""
     line = Line()
     line.offer(*"abc")
     for _ in range(5):

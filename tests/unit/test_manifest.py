@@ -92,6 +92,20 @@ def test_one_row_tells_a_run(lab: Lab) -> None:
     assert (second["flags"], second["segment_kind"], second["expected_end_s"]) == ([], "light", 3.0)
 
 
+def test_in_parts_it_is_what_it_is_whole(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs are in memory at a time, the rows, their order and their types are the same; each is told."""
+    for number in range(9):
+        lab.add(f"2025-01-0{number % 3 + 1}/{number}.csv", (iv, it)[number % 2](number, start=1.7e9 - number).data())
+    whole = lab.write()
+    for most in (1, 2, 4, 9):
+        monkeypatch.setattr(manifest, "PART_RUNS", most)
+        told: list[None] = []
+        manifest.write(lab.ledger, lab.folders.stage, lab.folders.owner, lambda told=told: told.append(None))
+        assert pl.read_parquet(lab.folders.stage / PATH).equals(whole)
+        assert len(told) == -(-9 // most)
+    assert whole["start_dt"].is_sorted()
+
+
 def test_no_parameter_takes_the_name_of_a_column() -> None:
     """A procedure of the user's can't bring a parameter into the manifest under the name of one of its columns."""
     fixed = set(manifest.table([], ()).column_names)
