@@ -508,9 +508,10 @@ def manifest(given: Given) -> list[Table]:
     if len(given.manifest) > 1:
         rows.append(["exponent", *(f"{exponent(given.manifest, values):.2f}" for values in columns), ""])
     each = [slope(given.manifest, values) for values in columns]
-    given.found["manifest_memory"], given.found["manifest_cpu"], given.found["manifest_size"] = each
+    given.found["manifest_memory"] = max(columns[0])  # a part of the runs at a time: it does not grow
+    given.found["manifest_cpu"], given.found["manifest_size"] = each[1:]
     rows += [
-        [f"*{_power(runs)}*", _bytes(each[0] * runs), _time(each[1] * runs), _bytes(each[2] * runs), ""]
+        [f"*{_power(runs)}*", _bytes(max(columns[0])), _time(each[1] * runs), _bytes(each[2] * runs), ""]
         for runs in GOALS
     ]
     return [(("runs", "memory it takes", "CPU", "the file", "a worker under the usual limits"), rows)]
@@ -916,7 +917,7 @@ def together(given: Given) -> list[Table]:
         ("a look for new names", lambda n: _time(has["names"] * n)),
         ("a look at all published files, inodes at hand", lambda n: _time(STAT_S * has["published_files"] * n)),
         ("the same, read from this disk", lambda n: _time(COLD_LOOK_S * n)),
-        ("memory of the worker that writes the manifest", lambda n: _bytes(has["manifest_memory"] * n)),
+        ("memory of the worker that writes the manifest", lambda n: _bytes(has["manifest_memory"])),
         ("Parquet files", lambda n: _many(has["published_files"] * n)),
         ("inodes published", lambda n: _many(has["inodes"] * n)),
         ("published, on this disk", lambda n: _bytes(has["published_disk"] * n)),
@@ -1007,7 +1008,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--ledger", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--manifest", type=int, nargs="+", default=[10_000, 30_000, 100_000, 200_000])
+    parser.add_argument("--manifest", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000])
     parser.add_argument("--scan", type=int, nargs="+", default=[1_000, 10_000, 100_000, 300_000])
     parser.add_argument("--small", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--engine", type=int, nargs="+", default=[500, 1_500, 4_000])
