@@ -156,6 +156,8 @@ class Engine:
         self._manifest_serial = 0
         self._manifest_wanted = False
         self._manifest_due = 0.0
+        self.manifest_rest = 0.0  # how many times as long as the last one took none is written, though all is done
+        self._manifest_began = self._manifest_rested = 0.0
         self._manifest_failed = 0
         self._said: set[str] = set()
         self._killed = False
@@ -447,7 +449,7 @@ class Engine:
             due.append(now)
         due.append(self.reconciler.due(at_rest=self._is_at_rest))
         if self._manifest_wanted:
-            due.append(max(self._manifest_due, now + 0.01))
+            due.append(max(self._manifest_at, now + 0.01))
         return min(due) - now
 
     def _collect(self, now: float) -> None:
@@ -726,6 +728,7 @@ class Engine:
                 self.reconciler.took(outcome, now)
             case ManifestWritten():
                 self._manifest_failed = 0
+                self._manifest_rested = now + self.manifest_rest * (now - self._manifest_began)
                 self._halts.worked(self.config.paths.stage)
                 if not self._manifest_wanted and not self.catalog.manifest_stale:
                     self.catalog.set_manifest_serial(outcome.serial)
@@ -738,15 +741,23 @@ class Engine:
             about |= {SOURCE_FILE: shown_path(run.source), PROC: run.facts.proc}
         self._tell("segmented", **about)
 
+    @property
+    def _manifest_at(self) -> float:
+        """When the manifest may be written again: at its time, or earlier if all else is done."""
+        if self._manifest_failed or not self._is_through:
+            return self._manifest_due
+        return min(self._manifest_due, self._manifest_rested)
+
     def _offer_manifest(self, now: float) -> None:
         """Write the manifest when its time has come, or when all else is done."""
         if not self._manifest_wanted or self.house.holds("manifest"):
             return
-        if now < self._manifest_due and (self._manifest_failed or not self._is_through):
+        if now < self._manifest_at:
             return
         if not self._commit(now):  # it is made from what is committed
             return
         self._manifest_serial += 1
+        self._manifest_began = now
         self._manifest_wanted = self.catalog.manifest_stale = False
         # A big lab's manifest takes a while: let it cost a few per cent of a worker's time at most.
         self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.count_runs() / 2000)

@@ -46,6 +46,7 @@ from nanolab_daemon.watch import Hint, Kind
 
 STOP_S = 8.0
 BATCH_FILES = 8
+MANIFEST_REST = 10.0  # a measurement each minute must not keep a worker at the manifest of a million runs
 """A live file waits for a worker to end its batch, so the daemon's are small; a backfill's are not."""
 
 HINTS_A_STEP = 50
@@ -139,6 +140,7 @@ class Daemon:
         self._log = logger(__name__)
         self._wakeup = Wakeup()
         self._engine = Engine(config, catalog, quiet=False, batch_files=BATCH_FILES, answered=self._answered)
+        self._engine.manifest_rest = MANIFEST_REST
         self._follower = Follower(config, self._engine, registry)
         self._scans = Scans(self._begin_pass, self._end_pass)
         self._lookout = Lookout(config, catalog, self._engine, self._follower, self._scans, self._wakeup.call)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import instrument
+import polars as pl
 import pytest
-from lab import Lab, inline_pools
+from lab import Lab, inline_pools, until
 
+from nanolab_daemon import service
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.config import Manifest
 from nanolab_daemon.engine import MANIFEST_TRIES, Engine
@@ -43,3 +46,23 @@ def test_the_manifest_is_tried_again_but_not_for_ever(tmp_path: Path, monkeypatc
         assert engine.idle
         engine.kill()
     catalog.close()
+
+
+def test_a_daemon_rests_between_two_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes long is not written for each measurement; what is lacking is, at the latest, at the next start."""
+    lab = Lab(tmp_path)
+    lab.config = replace(lab.config, manifest=Manifest(refresh_s=3600.0))
+    manifest = lab.stage / "_manifest" / "manifest.parquet"
+    instrument.iv(1).write(lab.raw / "one.csv")
+    lab.age()
+    monkeypatch.setattr(service, "MANIFEST_REST", 1e9)
+    with lab.daemon():
+        until(lambda: manifest.exists() and pl.read_parquet(manifest).height == 1)
+        instrument.iv(2).write(lab.raw / "two.csv")
+        until(lambda: [run.segmentation for run in lab.runs().values()] == ["done", "done"])
+        until(lambda: (lab.status() or {"pass": 0})["pass"] > 2)
+        assert pl.read_parquet(manifest).height == 1
+    monkeypatch.undo()
+    with lab.daemon():
+        lab.wait_quiet()
+        assert pl.read_parquet(manifest).height == 2
