@@ -409,8 +409,7 @@ class Engine:
 
     @property
     def _is_at_rest(self) -> bool:
-        through = self._is_through and not self.catalog.uncommitted and not self._manifest_wanted
-        return through and self.paused is None
+        return self._is_through and not self.catalog.uncommitted and self.paused is None
 
     @property
     def paused(self) -> Pause | None:
