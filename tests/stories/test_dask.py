@@ -115,10 +115,15 @@ def test_workers_and_the_scheduler_are_lost_on_the_way(lab: Lab, tmp_path: Path)
     assert_as_on_one_machine(lab)
 
 
-def test_poison_kills_no_worker_of_the_cluster(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("word", "cause"),
+    [("exit", "crashed"), ("segfault", "crashed"), ("gil", "timed_out"), ("memory", "out_of_memory")],
+)
+def test_poison_kills_no_worker_of_the_cluster(lab: Lab, tmp_path: Path, word: str, cause: str) -> None:
+    """A file that crashes, blocks or fills its process is tried twice and refused, as on one machine; nobody pays."""
     fill(lab, 12)
     bad = instrument.iv(5000, start=1759018821.0)
-    bad = replace(bad, parameters={**bad.parameters, "Information": "poison=exit"})
+    bad = replace(bad, parameters={**bad.parameters, "Information": f"poison={word}"})
     (lab.raw / "poison.csv").write_bytes(bad.data())
     found = Cluster(tmp_path / "dask")
     log = tmp_path / "poison.log"
@@ -126,7 +131,7 @@ def test_poison_kills_no_worker_of_the_cluster(lab: Lab, tmp_path: Path) -> None
     try:
         found.start_scheduler()
         worker = found.start_worker(environment={"PYTHONPATH": path, "POISON_LOG": str(log)})
-        batch.run(on(lab, found).config, "backfill")
+        batch.run(on(lab, found, task_timeout_s=5.0, task_memory_mb=512).config, "backfill")
         assert worker.poll() is None
     finally:
         found.stop()
@@ -136,7 +141,7 @@ def test_poison_kills_no_worker_of_the_cluster(lab: Lab, tmp_path: Path) -> None
         record.path: (record.rejection.cause, record.attempts) for record in catalog.files() if record.rejection
     }
     catalog.close()
-    assert attempts.pop(b"poison.csv") == ("crashed", 2)
+    assert attempts.pop(b"poison.csv") == (cause, 2)
     assert len(log.read_text().splitlines()) == 2
     assert {number for _, number in attempts.values()} == {0}  # nobody else was charged
 
