@@ -6,6 +6,7 @@ last. A worker gets no work before it has been asked whether it sees the folders
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pickle
@@ -34,6 +35,7 @@ LOOK_AGAIN_S = 60.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STOP_S = 2.0
+FORGOTTEN_S = 60.0
 RAW_NAMES = 100
 INSTALL = "Install it: pip install 'nanolab-daemon[dask]'. Or set pools.engine to \"local\"."
 
@@ -66,6 +68,7 @@ class DaskLink:
         self._looked_at: dict[str, float] = {}
         self._question = b""
         self._stop = threading.Event()
+        self._loop: _Loop | None = None
         self._thread = threading.Thread(target=self._keep_up, name="dask link", daemon=True)
         self._ready: queue.SimpleQueue[tuple[Future, Taker] | None] = queue.SimpleQueue()
         self._log = logger(__name__)
@@ -95,6 +98,7 @@ class DaskLink:
         try:
             self._connect(CONNECT_S)
         except Exception as error:
+            self._let_go()
             raise EngineError(
                 f"The Dask scheduler {self.scheduler} can't be reached: {_words(error)}.",
                 advice='Start it, or correct pools.scheduler; pools.fallback = "local" works here meanwhile.',
@@ -151,7 +155,12 @@ class DaskLink:
         from distributed import Client
 
         self._client = None
-        client = Client(self.scheduler, timeout=timeout_s, set_as_default=False, name="nanolab-daemon")
+        if self._loop is None:
+            self._loop = _Loop()
+        # One loop for all clients: one that can't reach its scheduler would leave its own behind, each time.
+        client = Client(
+            self.scheduler, loop=self._loop.loop, timeout=timeout_s, set_as_default=False, name="nanolab-daemon"
+        )
         self._ready = queue.SimpleQueue()
         threading.Thread(
             target=_fetch, args=(client, self._ready), name="dask answers", daemon=True
@@ -193,6 +202,9 @@ class DaskLink:
         if client is not None:
             with contextlib.suppress(Exception):
                 client.close(STOP_S / 2)
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.stop()
 
     def _survey(self, client: Client | None) -> None:
         assert client is not None
@@ -257,9 +269,39 @@ class DaskLink:
             changed()
 
 
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._began = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="dask loop", daemon=True)
+        self._thread.start()
+        self._began.wait()
+
+    async def _run(self) -> None:
+        from tornado.ioloop import IOLoop
+
+        self.loop = IOLoop.current()
+        self._over = asyncio.Event()
+        self._began.set()
+        await self._over.wait()
+
+    def stop(self) -> None:
+        """End it, and all that was begun in it."""
+        self.loop.add_callback(self._over.set)
+
+
 def _fetch(client: Client, ready: queue.SimpleQueue[tuple[Future, Taker] | None]) -> None:
     """Fetch the results of all tasks that have come to an end, many at a time."""
-    while (first := ready.get()) is not None:
+    while True:
+        try:
+            first = ready.get(timeout=FORGOTTEN_S)
+        except queue.Empty:
+            if client.status == "closed":
+                return  # another one has taken its place, and nothing of this one is left to be told
+            continue
+        if first is None:
+            return
         some = [first]
         while not ready.empty() and len(some) < 64:
             more = ready.get()

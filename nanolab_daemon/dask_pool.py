@@ -11,6 +11,7 @@ import math
 import pickle
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,9 +68,10 @@ class DaskPool(Generic[Item, Result]):
         self._pause_s = 0.0
         self._paused_until = -math.inf
         self._closed = False
+        self._bell = threading.Lock()
         self._settings, self._edition = b"", ""
         self.reconfigure(settings)
-        link.tell(self._wakeup.call)
+        link.tell(self._ring)
 
     def start(self) -> None:
         """Reach the scheduler; EngineError if that can't be done."""
@@ -108,7 +110,13 @@ class DaskPool(Generic[Item, Result]):
 
     def _hear(self, batch_id: int, future: Future, answer: Answer) -> None:
         self._answers.put((batch_id, future, answer))
-        self._wakeup.call()
+        self._ring()
+
+    def _ring(self) -> None:
+        """Wake the engine, from any thread, as long as it listens."""
+        with self._bell:
+            if not self._closed:
+                self._wakeup.call()
 
     def cancel(self, batch_id: int) -> None:
         """Want nothing more of a batch. A worker that has begun it goes on, and what it makes is not used."""
@@ -172,11 +180,13 @@ class DaskPool(Generic[Item, Result]):
         """Let go of the cluster, and give back what is out there."""
         if self._closed:
             return []
-        self._closed = True
+        with self._bell:
+            self._closed = True
         outcomes: list[Outcome[Result]] = []
         for batch_id in list(self._out):
             self._come_back(batch_id, "the pool was closed", outcomes)
         self._link.stop()
+        self._wakeup.close()
         return outcomes
 
     # -- questions --------------------------------------------------------------------------------------------------

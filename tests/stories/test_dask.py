@@ -20,9 +20,12 @@ from lab import Lab, assert_converged, toml, until
 from stories.test_convergence import Folder, machine
 from stories.test_several_labs import sharing
 
-from nanolab_daemon import batch, verify
+from nanolab_daemon import batch, dask_link, publish, verify
 from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.dask_link import DaskLink
+from nanolab_daemon.engine import work_settings
 from nanolab_daemon.errors import EngineError
+from nanolab_daemon.path_map import PathMap
 from nanolab_daemon.sections import Fallback, PoolEngine
 
 POISON_SITE = Path(__file__).parents[1] / "poison_site"
@@ -265,6 +268,39 @@ def test_a_late_answer_of_a_lost_worker_changes_nothing(lab: Lab, tmp_path: Path
             lab.age()
             lab.wait_quiet()
     assert_as_on_one_machine(lab)
+
+
+def test_a_scheduler_that_comes_and_goes_costs_nothing(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a try in vain nor a scheduler that was lost leaves descriptors or threads behind."""
+    monkeypatch.setattr(dask_link, "FORGOTTEN_S", 0.2)
+    monkeypatch.setattr(dask_link, "FIRST_PAUSE_S", 0.05)
+    for root in (lab.stage, lab.output):
+        root.mkdir()
+        publish.make_temp_folder(root, "owner")
+    used = lambda: (len(os.listdir("/proc/self/fd")), threading.active_count())  # noqa: E731
+    found = Cluster(tmp_path / "dask")
+    link = DaskLink(found.address, work_settings(lab.config, "owner"), PathMap(()))
+    before = used()
+    try:
+        with pytest.raises(EngineError, match="can't be reached"):
+            link.open()
+        assert used() == before
+        found.start_scheduler()
+        link.open()
+        until(lambda: link.up)
+        connected = used()
+        for _ in range(3):
+            found.kill_scheduler()
+            until(lambda: link.trouble, 30)
+            found.start_scheduler()
+            until(lambda: link.up and not link.trouble, 30)
+        until(lambda: used() <= connected, 30, "for what is no longer used to be given back")
+    finally:
+        link.stop()
+        found.stop()
+    until(lambda: used() <= before, 30)
 
 
 _cluster: list[Cluster] = []
