@@ -186,7 +186,7 @@ def words_of(error: OSError, root: Path) -> str:
 
     Of what is made aside the program's own name for it would tell nobody anything.
     """
-    words = error.strerror or str(error)
+    words = os.strerror(error.errno) if error.errno else str(error)  # libraries put more around it
     try:
         below = Path(os.fsdecode(error.filename or b"")).relative_to(root).parts
     except ValueError:
