@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import platform
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from nanolab_daemon import inotify, mounts
+from nanolab_daemon.catalog import FILE_NAME, Catalog
+from nanolab_daemon.claim import refuse_another_lab
 from nanolab_daemon.config import Config, WatchMode
+from nanolab_daemon.errors import ConfigError, EngineError
 from nanolab_daemon.findings import Finding, Status
 from nanolab_daemon.layout import check_paths, lies_inside, nearest_existing, path_mistakes
 from nanolab_daemon.outlets import check_cluster, check_notices, check_page
@@ -63,12 +67,33 @@ def _configuration(config: Config) -> Iterator[Finding]:
         yield Finding("folders", Status.FAIL, mistake, "Correct [paths] or the flag that sets it.")
     if not mistakes:
         yield Finding("folders", Status.OK, "apart from each other")
+    if trouble := _another_lab(config):
+        yield Finding("laboratory", Status.FAIL, trouble.message, trouble.advice)
     who = (
         "root, who may do anything; run as the service's user to learn its rights"
         if os.geteuid() == 0
         else "not root"
     )
     yield Finding("user", Status.OK, f"uid {os.geteuid()}, {who}")
+
+
+def _another_lab(config: Config) -> ConfigError | None:
+    """Tell whether the ledger has runs of a laboratory with another name; nothing of one that can't be read."""
+    try:
+        catalog = Catalog.open_to_read(config.paths.state / FILE_NAME)
+    except EngineError:
+        return None
+    if catalog is None:
+        return None
+    try:
+        refuse_another_lab(catalog, config.lab.name)
+    except ConfigError as error:
+        return error
+    except sqlite3.Error:
+        return None
+    finally:
+        catalog.close()
+    return None
 
 
 def _raw(config: Config) -> Iterator[Finding]:

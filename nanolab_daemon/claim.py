@@ -9,32 +9,76 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 from nanolab_daemon import publish
 from nanolab_daemon.catalog import Catalog
+from nanolab_daemon.config import Config
 from nanolab_daemon.errors import ConfigError, EngineError
 from nanolab_daemon.settings import shown
 
 
-def refuse_another_lab(catalog: Catalog, name: str) -> None:
+def note_lab(catalog: Catalog, name: str) -> None:
     """Note whose ledger this is; ConfigError if its runs are of a laboratory with another name."""
-    noted = catalog.lab()
-    if noted is None:
-        noted = "" if catalog.has_runs() else name
-        catalog.set_lab(noted)
-    if noted == name:
-        return
-    if not catalog.has_runs():
+    refuse_another_lab(catalog, name)
+    if catalog.lab() != name:
         catalog.set_lab(name)
+
+
+def refuse_another_lab(catalog: Catalog, name: str) -> None:
+    """Raise ConfigError if a ledger has runs, and they are of a laboratory with another name. Notes nothing."""
+    noted = catalog.lab() or ""
+    if noted == name or not catalog.has_runs():
         return
     whose = f"of the laboratory {shown(noted)}" if noted else "of a laboratory without a name"
     raise ConfigError(
         f"lab.name = {shown(name)}: the runs in this ledger are {whose}, and a run's id depends on that name.",
         advice=f"Set lab.name = {shown(noted)}; or name a new, empty state folder, and all runs are made anew.",
     )
+
+
+def mark(config: Config, ledger_id: str, *, anew: bool = False) -> None:
+    """Leave in a laboratory's partition whose it is; ConfigError if it is another one's that has the same name.
+
+    A ledger that was lost leaves a partition behind that is taken over by the same laboratory: one with the same raw
+    folder on the same machine, or one that says so (`anew`). A laboratory without a name has its folders alone.
+    """
+    name, path = config.lab.name, config.paths.stage / publish.LAB_MARK
+    if not name:
+        return
+    mine = {"ledger": ledger_id, "raw": os.fsdecode(config.paths.raw), "host": socket.gethostname()}
+    found = _marked(path)
+    if found == mine:
+        return
+    same_place = found is not None and (found["raw"], found["host"]) == (mine["raw"], mine["host"])
+    if found is not None and found["ledger"] != ledger_id and not same_place and not anew:
+        raise ConfigError(
+            f"lab.name = {shown(name)}: another laboratory of that name publishes in {shown(str(path.parent))}, with "
+            f"the raw folder {shown(found['raw'])} on {found['host']}.",
+            advice="Give this one another name. If it is the same, and its ledger is lost: "
+            "`nanolab-daemon verify --rebuild` takes over what is published.",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{publish.LAB_MARK}-{os.getpid()}")
+        aside.write_text(json.dumps(mine), encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise EngineError(
+            f"{path.parent} can't be written: {error.strerror}.", advice="Give this user the right to write there."
+        ) from error
+
+
+def _marked(path: Path) -> dict[str, str] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: str(found[key]) for key in ("ledger", "raw", "host")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there is none, or nobody can tell any more
 
 
 class Claim:

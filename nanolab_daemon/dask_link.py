@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pickle
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from nanolab_daemon import __version__, dask_worker
 from nanolab_daemon.errors import EngineError
 from nanolab_daemon.log import REASON, WORKER, logger
 from nanolab_daemon.path_map import PathMap
+from nanolab_daemon.settings import counted
 from nanolab_daemon.tasks import WorkSettings
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 SURVEY_EVERY_S = 1.0
+ASK_EVERY_S = 0.05
+PATIENCE_S = 5.0
 LOOK_S = 30.0
 LOOK_AGAIN_S = 60.0
 FIRST_PAUSE_S = 0.5
@@ -37,6 +41,7 @@ LONGEST_PAUSE_S = 30.0
 STOP_S = 2.0
 FORGOTTEN_S = 60.0
 RAW_NAMES = 100
+LOOK = "__import__('importlib').import_module('nanolab_daemon.dask_worker').look(question)"
 INSTALL = "Install it: pip install 'nanolab-daemon[dask]'. Or set pools.engine to \"local\"."
 
 
@@ -65,8 +70,14 @@ class DaskLink:
         self._path_map = path_map
         self._changed: list[Callable[[], None]] = []
         self._client: Client | None = None
-        self._looked_at: dict[str, float] = {}
-        self._question = b""
+        self._asked: dict[str, tuple[float, Future]] = {}  # address → since when, and the question to it
+        self._ask_again: dict[str, float] = {}
+        self._doubted: dict[str, float] = {}
+        self._changing = threading.Lock()
+        self._beacons: list[tuple[str, str]] = []
+        self._lacking_since = time.monotonic()
+        self._told_lacking: frozenset[str] = frozenset()
+        self._tried = threading.Event()
         self._stop = threading.Event()
         self._loop: _Loop | None = None
         self._thread = threading.Thread(target=self._keep_up, name="dask link", daemon=True)
@@ -85,26 +96,18 @@ class DaskLink:
             import distributed  # noqa: F401 -- is it there?
         except ImportError as error:
             raise EngineError('pools.engine is "dask", which is not installed here.', advice=INSTALL) from error
+        for name in ("distributed", "tornado"):  # what they tell of in tracebacks is told here, in words
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         roots = (self._settings.stage_root, self._settings.output_root)
-        beacons = [dask_worker.write_beacon(Path(root), self._settings.owner) for root in dict.fromkeys(roots)]
-        there = self._path_map.there
-        question = dask_worker.Question(
-            version=__version__,
-            raw_root=there(self._settings.raw_root),
-            raw_names=_some_names(self._settings.raw_root),
-            beacons=tuple((there(path), word) for path, word in beacons),
-        )
-        self._question = pickle.dumps(question, pickle.HIGHEST_PROTOCOL)
-        try:
-            self._connect(CONNECT_S)
-        except Exception as error:
-            self._let_go()
-            raise EngineError(
-                f"The Dask scheduler {self.scheduler} can't be reached: {_words(error)}.",
-                advice='Start it, or correct pools.scheduler; pools.fallback = "local" works here meanwhile.',
-            ) from error
-        self._survey(self._client)
+        self._beacons = [dask_worker.write_beacon(Path(root), self._settings.owner) for root in dict.fromkeys(roots)]
         self._thread.start()
+        self._tried.wait(2 * CONNECT_S)
+        if not self.up:
+            self.stop()
+            raise EngineError(
+                f"The Dask scheduler {self.scheduler} can't be reached: {self.trouble or 'it does not answer'}.",
+                advice='Start it, or correct pools.scheduler; pools.fallback = "local" works here meanwhile.',
+            )
 
     @property
     def up(self) -> bool:
@@ -151,46 +154,52 @@ class DaskLink:
 
     # -- in other threads -------------------------------------------------------------------------------------------
 
-    def _connect(self, timeout_s: float) -> None:
+    def _connect(self) -> None:
         from distributed import Client
 
         self._client = None
+        self._asked.clear()
         if self._loop is None:
             self._loop = _Loop()
+        self._loop.reach(self.scheduler)  # a client would wait for ever for one that takes calls and says nothing
         # One loop for all clients: one that can't reach its scheduler would leave its own behind, each time.
         client = Client(
-            self.scheduler, loop=self._loop.loop, timeout=timeout_s, set_as_default=False, name="nanolab-daemon"
+            self.scheduler, loop=self._loop.loop, timeout=CONNECT_S, set_as_default=False, name="nanolab-daemon"
         )
         self._ready = queue.SimpleQueue()
         threading.Thread(
             target=_fetch, args=(client, self._ready), name="dask answers", daemon=True
         ).start()  # one a client: a call to a scheduler that hangs does not come back
-        self._looked_at.clear()
+        self._ask_again.clear()
         self._client = client
         self.trouble = ""
 
     def _keep_up(self) -> None:
         pause_s = FIRST_PAUSE_S
-        while not self._stop.wait(SURVEY_EVERY_S if self.up else pause_s):
+        while not self._stop.is_set():
             client = self._client
             try:
                 if client is not None and client.status == "running":
                     self._survey(client)
                     pause_s = FIRST_PAUSE_S
                 elif client is None or client.status == "closed":
-                    self._lost("it is gone")
-                    self._connect(CONNECT_S)
-                    self._log.info("the scheduler is back", scheduler=self.scheduler)
+                    if client is not None:
+                        self._lost("it is gone")
+                    self._connect()
+                    if self._tried.is_set():
+                        self._log.info("the scheduler is back", scheduler=self.scheduler)
                     self._survey(self._client)
                 else:
                     self._lost("it does not answer")
             except Exception as error:  # noqa: BLE001 -- of many kinds, all with one meaning: try again
                 self._lost(_words(error))
                 pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            self._tried.set()
+            self._stop.wait(pause_s if not self.up else ASK_EVERY_S if self._asked else SURVEY_EVERY_S)
         self._let_go()
 
     def _lost(self, words: str) -> None:
-        if not self.trouble:
+        if not self.trouble and self._tried.is_set():  # a first try in vain ends in an error
             self._log.error("the scheduler is lost", **{REASON: words}, scheduler=self.scheduler)
         self.trouble = words
         if self.fit:
@@ -206,63 +215,109 @@ class DaskLink:
         if loop is not None:
             loop.stop()
 
+    def distrust(self, address: str, words: str) -> None:
+        """Give a worker no more work before it was asked again: what it says is not what is seen here."""
+        now = time.monotonic()
+        with self._changing:
+            often = now - self._doubted.get(address, -LOOK_AGAIN_S) < LOOK_AGAIN_S
+            self._doubted[address] = now
+            self._ask_again[address] = now + (LOOK_AGAIN_S if often else 0.0)
+            self.fit = {one: slots for one, slots in self.fit.items() if one != address}
+            self.unfit = {**self.unfit, address: words}
+        self._log.warning("a worker is not used", **{WORKER: address, REASON: words})
+        self._call()
+
     def _survey(self, client: Client | None) -> None:
         assert client is not None
-        found: dict[str, Any] = client.scheduler_info()["workers"]
+        found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
         offers = {
             address: slots
             for address, one in found.items()
             if (slots := {name: int(one.get("resources", {}).get(name, 0)) for name in dask_worker.STAGES})
             and any(slots.values())
         }
-        now = time.monotonic()
-        new = [address for address in offers if address not in self.fit and now >= self._looked_at.get(address, 0.0)]
-        faults = {address: words for address, words in self.unfit.items() if address in offers}
-        for address, words in self._look(client, new).items():
-            self._looked_at[address] = time.monotonic() + LOOK_AGAIN_S
-            if words and faults.get(address) != words:
-                self._log.warning("a worker is not used", **{WORKER: address, REASON: words})
-            faults[address] = words
-        fit = {address: slots for address, slots in offers.items() if not faults.get(address, "not asked yet")}
-        fit |= {address: offers[address] for address in self.fit if address in offers}
-        self.unfit = {address: words for address, words in faults.items() if words and address not in fit}
-        self.surveys += 1
-        self.trouble = ""
-        if fit != self.fit:
-            for address in fit.keys() - self.fit.keys():
-                self._log.info("a worker has come", **{WORKER: address})
-            for address in self.fit.keys() - fit.keys():
-                self._log.warning("a worker is gone", **{WORKER: address})
-                self._looked_at.pop(address, None)
-            self.fit = fit
+        told = self._look(client, offers)
+        before = self.fit
+        with self._changing:
+            for address, words in told.items():
+                if words and self.unfit.get(address) != words:
+                    self._log.warning("a worker is not used", **{WORKER: address, REASON: words})
+            unfit = {address: words for address, words in {**self.unfit, **told}.items() if address in offers}
+            fit = {address: offers[address] for address in self.fit if address in offers}
+            fit |= {address: offers[address] for address, words in told.items() if not words and address in offers}
+            self.fit = {address: slots for address, slots in fit.items() if not unfit.get(address)}
+            self.unfit = {address: words for address, words in unfit.items() if words}
+            self.surveys += 1
+            self.trouble = ""
+        for address in self.fit.keys() - before.keys():
+            self._log.info("a worker has come", **{WORKER: address})
+        for address in before.keys() - offers.keys():
+            self._log.warning("a worker is gone", **{WORKER: address})
+            self._ask_again.pop(address, None)
+        self._tell_of_idle_stages(offers)
+        if self.fit != before:
             self._call()
 
-    def _look(self, client: Client, addresses: list[str]) -> dict[str, str]:
-        """Ask workers whether they can be used; give what each lacks, in words."""
-        asked = {
-            address: client.submit(
-                dask_worker.look,
-                self._question,
-                key=f"nanolab-look-{address}-{time.monotonic_ns()}",
-                pure=False,
-                workers=[address],
-                allow_other_workers=False,
-                priority=100,
-                retries=0,
-            )
-            for address in addresses
-        }
-        until = time.monotonic() + LOOK_S
-        found = {}
-        for address, future in asked.items():
-            try:
-                found[address] = str(future.result(timeout=max(0.1, until - time.monotonic())))
-            except ImportError as error:
-                found[address] = f"it can't load nanolab-daemon: {_words(error)}. Install it there"
-            except Exception as error:  # noqa: BLE001 -- whatever it was, it is no use
-                found[address] = f"it does not answer: {_words(error)}"
+    def _tell_of_idle_stages(self, offers: Collection[str]) -> None:
+        """Say, once, that nobody is there for a stage: the work would wait without a word."""
+        lacking = {name for name in dask_worker.STAGES if not any(slots.get(name) for slots in self.fit.values())}
+        now = time.monotonic()
+        if not lacking:
+            self._lacking_since = now
+            self._told_lacking = frozenset()
+        elif lacking != self._told_lacking and now - self._lacking_since > PATIENCE_S and not self._asked:
+            self._told_lacking = frozenset(lacking)
+            names = " and ".join(sorted(lacking))
+            words = f"none of the {counted(len(offers), 'worker')} that are there can be used and offers {names}"
+            remedy = 'Start one: dask worker … --no-nanny --resources "nanolab_stage=2 nanolab_segment=2".'
+            self._log.warning("nobody works", **{REASON: words}, remedy=remedy, scheduler=self.scheduler)
+
+    def _look(self, client: Client, offers: Collection[str]) -> dict[str, str]:
+        """Ask workers whether they can be used; give what those that have answered lack, in words.
+
+        Nobody is waited for: an answer comes with a later survey. Those in use are asked again each minute.
+        """
+        now = time.monotonic()
+        due = [one for one in offers if one not in self._asked and now >= self._ask_again.get(one, 0.0)]
+        if due:
+            question = {"question": pickle.dumps(self._question(), pickle.HIGHEST_PROTOCOL)}
+            for address in due:
+                self._asked[address] = (
+                    now,
+                    client.submit(
+                        eval,  # of the standard library: a worker without this program must live to tell
+                        LOOK,
+                        question,
+                        key=f"nanolab-look-{address}-{time.monotonic_ns()}",
+                        pure=False,
+                        workers=[address],
+                        allow_other_workers=False,
+                        priority=100,
+                        retries=0,
+                    ),
+                )
+        found: dict[str, str] = {}
+        for address, (since, future) in list(self._asked.items()):
+            words = _answer(future)
+            if words is None and now - since > LOOK_S and address not in self.fit:
+                words = "it does not answer"  # one in use may be busy
+            if words is None and address in offers and now - since <= LOOK_S:
+                continue
+            del self._asked[address]
+            self._ask_again[address] = now + LOOK_AGAIN_S
+            if words is not None:
+                found[address] = words
             future.cancel()
         return found
+
+    def _question(self) -> dask_worker.Question:
+        there = self._path_map.there
+        return dask_worker.Question(
+            version=__version__,
+            raw_root=there(self._settings.raw_root),
+            raw_names=_some_names(self._settings.raw_root),
+            beacons=tuple((there(path), word) for path, word in self._beacons),
+        )
 
     def _call(self) -> None:
         for changed in self._changed:
@@ -281,10 +336,22 @@ class _Loop:
     async def _run(self) -> None:
         from tornado.ioloop import IOLoop
 
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # of what nobody waits for any more
         self.loop = IOLoop.current()
         self._over = asyncio.Event()
         self._began.set()
         await self._over.wait()
+
+    def reach(self, address: str) -> None:
+        """Have a scheduler say who it is, in time; OSError or TimeoutError if it does not."""
+        loop: asyncio.AbstractEventLoop = self.loop.asyncio_loop  # type: ignore[attr-defined]
+        asyncio.run_coroutine_threadsafe(self._reach(address), loop).result()
+
+    async def _reach(self, address: str) -> None:
+        from distributed.core import rpc
+
+        async with asyncio.timeout(CONNECT_S), rpc(address, timeout=CONNECT_S) as scheduler:
+            await scheduler.identity()
 
     def stop(self) -> None:
         """End it, and all that was begun in it."""
@@ -321,6 +388,18 @@ def _fetch(client: Client, ready: queue.SimpleQueue[tuple[Future, Taker] | None]
             answer(future, _failure(future) if result is None else Answer(result))
 
 
+def _answer(future: Future) -> str | None:
+    """Give what a worker said when it was asked, in words; None as long as it has not."""
+    if not future.done():
+        return None
+    try:
+        return str(future.result(timeout=LOOK_S))
+    except (ImportError, AttributeError) as error:
+        return f"it can't load nanolab-daemon: {_words(error)}. Install it there"
+    except Exception as error:  # noqa: BLE001 -- whatever it was, it is no use
+        return f"it does not answer: {_words(error)}"
+
+
 def _failure(future: Future) -> Answer:
     if future.status == "error":
         try:
@@ -343,4 +422,6 @@ def _some_names(root: str) -> tuple[bytes, ...]:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
     return (str(error) or type(error).__name__).strip().rstrip(".").splitlines()[0]

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic
 
+from nanolab_daemon import doubts
 from nanolab_daemon.dask_link import FIRST_PAUSE_S, LONGEST_PAUSE_S, Answer, DaskLink
 from nanolab_daemon.dask_worker import Limits, Task
 from nanolab_daemon.path_map import PathMap
@@ -61,7 +62,7 @@ class DaskPool(Generic[Item, Result]):
         self._limits = Limits(task_timeout_s, task_memory_mb)
         self._token = secrets.token_hex(8)
         self._out: dict[int, _Out] = {}
-        self._answers: queue.SimpleQueue[tuple[int, Future, Answer]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, Future, Answer, Outcome[Any] | None]] = queue.SimpleQueue()
         self._untold: list[Outcome[Result]] = []
         self._wakeup = Wakeup()
         self._returned = 0
@@ -79,6 +80,7 @@ class DaskPool(Generic[Item, Result]):
 
     def reconfigure(self, settings: WorkSettings) -> None:
         """Let every batch from now on be done with other settings."""
+        self._here = settings
         self._settings = pickle.dumps(self._path_map.settings(settings), pickle.HIGHEST_PROTOCOL)
         self._edition = hashlib.sha256(self._settings).hexdigest()
 
@@ -100,7 +102,7 @@ class DaskPool(Generic[Item, Result]):
             key=f"nanolab-{self.name}-{self._token}-{batch_id}",
             resource=self._resource,
             priority=LIVE if len(items) == 1 else BACKLOG,
-            answer=lambda future, answer: self._hear(batch_id, future, answer),
+            answer=lambda future, answer: self._hear(batch_id, items, future, answer),
         )
         if future is None:
             self._untold.append(Returned(batch_id, "no worker is there any more"))
@@ -108,8 +110,17 @@ class DaskPool(Generic[Item, Result]):
         else:
             self._out[batch_id] = _Out(future, workers, survey)
 
-    def _hear(self, batch_id: int, future: Future, answer: Answer) -> None:
-        self._answers.put((batch_id, future, answer))
+    def _hear(self, batch_id: int, items: Sequence[Item], future: Future, answer: Answer) -> None:
+        """Take an answer, in a thread that may wait for the disk: what can't be so here, is not believed."""
+        outcome: Outcome[Any] | None = None
+        if answer.result is not None:
+            address, outcome = pickle.loads(answer.result)  # noqa: S301 -- from a worker of ours
+            if isinstance(outcome, Finished):
+                outcome = Finished(batch_id, [self._path_map.outcome(one) for one in outcome.results])
+                if doubt := doubts.of_batch(self._here, items, outcome.results):
+                    self._link.distrust(address, doubt)
+                    outcome = Returned(batch_id, f"{address} is not believed: {doubt}")
+        self._answers.put((batch_id, future, answer, outcome))
         self._ring()
 
     def _ring(self) -> None:
@@ -129,9 +140,9 @@ class DaskPool(Generic[Item, Result]):
         self._wakeup.clear()
         outcomes, self._untold = self._untold, []
         while not self._answers.empty():
-            batch_id, future, answer = self._answers.get()
+            batch_id, future, answer, outcome = self._answers.get()
             if batch_id in self._out and self._out[batch_id].future is future:
-                self._take(batch_id, answer, outcomes)
+                self._take(batch_id, answer, outcome, outcomes)
         for batch_id, out in list(self._out.items()):
             if self._link.surveys > out.survey + 1 and not out.workers & self._link.fit.keys():
                 self._come_back(batch_id, "the workers that might have had it are gone", outcomes)
@@ -142,16 +153,15 @@ class DaskPool(Generic[Item, Result]):
             self._pause_s = 0.0
         return outcomes
 
-    def _take(self, batch_id: int, answer: Answer, outcomes: list[Outcome[Result]]) -> None:
-        if answer.result is None:
+    def _take(
+        self, batch_id: int, answer: Answer, outcome: Outcome[Any] | None, outcomes: list[Outcome[Result]]
+    ) -> None:
+        if outcome is None:
             # What Dask says workers have died of, several times, is tried alone, as after a crash here.
             self._come_back(batch_id, answer.why, outcomes, killed=answer.killed)
             return
         del self._out[batch_id]
-        outcome: Outcome[Any] = pickle.loads(answer.result)  # noqa: S301 -- from a worker of ours
-        if isinstance(outcome, Finished):
-            outcome = Finished(batch_id, [self._path_map.outcome(one) for one in outcome.results])
-        elif not isinstance(outcome, WorkerLost | StartFailed):  # which no foreman sends
+        if not isinstance(outcome, Finished | WorkerLost | StartFailed):  # the last two no foreman sends
             self._returned += isinstance(outcome, Returned)
             outcome = replace(outcome, batch_id=batch_id)
         outcomes.append(outcome)
@@ -224,7 +234,7 @@ class DaskPool(Generic[Item, Result]):
     def describe(self, now: float) -> dict[str, Any]:
         """Return the pool as a person would ask for it."""
         del now
-        trouble = self._link.trouble or ("" if self._slots else "no worker that can be used offers " + self._resource)
+        trouble = self._link.trouble or ("" if self._slots else f"no worker that can be used offers {self._resource}")
         return {
             "name": self.name,
             "engine": "dask",

@@ -65,10 +65,15 @@ class Question:
 
 
 def work(task: bytes) -> bytes:
-    """Do one batch, and give its pickled outcome: `Finished`, a verdict, or `Returned`. Runs in a Dask worker."""
+    """Do one batch, and give, pickled, the worker's address and the outcome: `Finished`, a verdict, or `Returned`.
+
+    Runs in a Dask worker.
+    """
+    from distributed import get_worker
+
     asked: Task = pickle.loads(task)  # noqa: S301 -- from the daemon
     outcome = _foreman(asked).do(asked)
-    return pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps((get_worker().address, outcome), pickle.HIGHEST_PROTOCOL)
 
 
 def look(question: bytes) -> str:

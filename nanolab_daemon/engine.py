@@ -17,9 +17,9 @@ from errno import ENOSPC, EROFS, ETIMEDOUT
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanolab_daemon import __version__, publish, rawfile
+from nanolab_daemon import __version__, claim, publish, rawfile
 from nanolab_daemon.catalog import Catalog
-from nanolab_daemon.claim import Claim, refuse_another_lab
+from nanolab_daemon.claim import Claim, note_lab
 from nanolab_daemon.config import Config
 from nanolab_daemon.courier import SilentError
 from nanolab_daemon.errors import EngineError, RejectCause
@@ -193,8 +193,9 @@ class Engine:
         `warm`: start both pools now; else when there is something for them to do, which in most reruns there isn't.
         """
         paths, owner = self.config.paths, self.catalog.ledger_id
-        refuse_another_lab(self.catalog, self.config.lab.name)
+        note_lab(self.catalog, self.config.lab.name)
         self._claim.take()
+        claim.mark(self.config, self.catalog.ledger_id)
         try:
             self.registrar.recover()
         except OSError as error:

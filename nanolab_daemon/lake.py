@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MANIFEST = Path("_manifest/manifest.parquet")
 _LAB = LAB_PARTITION
+ALL_LABS = "*"
 LAYOUTS = (
     (Path("02_stage/raw_measurements"), Path("03_intermediate")),  # the laboratory's own, which `config.toml` has
     (Path("stage"), Path("output")),  # the demo's
@@ -175,8 +176,8 @@ def runs(
     `root` is the folder above both (`data`), or the stage root itself; or name `stage` and `output`. `procedure` and
     `chip` take one or several. `since` and `until` are days of the laboratory's own time zone, both included, or
     moments with a time zone, of which `until` is not. `complete`: whether the header's sweep was measured to its end.
-    `lab`: one or several of the laboratories that share these folders; without it all of them, unless one without a
-    name publishes here too, whose runs are then meant. Their frame has a column `lab`.
+    `lab`: one or several of the laboratories that share these folders, "" for the one without a name, "*" for all;
+    left out, it is the one without a name if there is one, else all. Their frame then has a column `lab`.
     NoRunsError if nothing is published there; TypeError for a value of another kind than an argument takes;
     ValueError for a procedure that neither the manifest nor the program knows.
     """
@@ -212,6 +213,7 @@ def _manifests(stage: Path, wanted: list[str] | None) -> pl.LazyFrame:
     if wanted is None and (stage / MANIFEST).exists():
         return _manifest(stage / MANIFEST)
     there = _labs(stage)
+    wanted = None if wanted == [ALL_LABS] else wanted
     for one in wanted or ():
         if one not in there:
             hint = did_you_mean(one, sorted(there))
@@ -219,21 +221,21 @@ def _manifests(stage: Path, wanted: list[str] | None) -> pl.LazyFrame:
                 f"No laboratory {one!r} publishes in {stage}{hint}; there are: {', '.join(sorted(there)) or 'none'}.",
                 advice="Name one of these, or the folder that `nanolab-daemon check` calls stage.",
             )
-    frames = [
-        _manifest(there[name]).with_columns(
-            pl.format("{}/{}", pl.lit(_LAB + name), pl.col("path")).alias("path"),
-            pl.format("{}/{}", pl.lit(_LAB + name), pl.col("segments_path")).alias("segments_path"),
-            lab=pl.lit(name),
-        )
-        for name in sorted(there)
-        if wanted is None or name in wanted
-    ]
+    frames = [_of_lab(_manifest(there[name]), name) for name in sorted(there) if wanted is None or name in wanted]
     return pl.concat(frames, how="diagonal_relaxed")
 
 
+def _of_lab(frame: pl.LazyFrame, name: str) -> pl.LazyFrame:
+    """Say whose these runs are, and where below the roots that all share."""
+    folder = f"{_LAB}{name}/" if name else ""
+    paths = [(pl.lit(folder) + pl.col(column)).alias(column) for column in ("path", "segments_path")]
+    return frame.with_columns(*paths, lab=pl.lit(name))
+
+
 def _labs(stage: Path) -> dict[str, Path]:
-    """Give the manifests of the laboratories that share a stage root, by their names."""
-    return {path.parents[1].name.removeprefix(_LAB): path for path in stage.glob(f"{_LAB}*/{MANIFEST}")}
+    """Give the manifests of the laboratories that share a stage root, by their names; "" is the one without."""
+    found = {path.parents[1].name.removeprefix(_LAB): path for path in stage.glob(f"{_LAB}*/{MANIFEST}")}
+    return found | ({"": stage / MANIFEST} if (stage / MANIFEST).exists() else {})
 
 
 def _manifest(path: Path) -> pl.LazyFrame:
@@ -313,7 +315,7 @@ def _find(
 
 
 def _is_published(stage: Path) -> bool:
-    return (stage / MANIFEST).exists() or bool(_labs(stage))
+    return bool(_labs(stage))
 
 
 def _checked(stage: Path) -> Path:

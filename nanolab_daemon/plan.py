@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from nanolab_daemon.backlog import Backlog, Passed, Reach, Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord
+from nanolab_daemon.claim import refuse_another_lab
 from nanolab_daemon.config import Config
 from nanolab_daemon.engine import BACKLOG_FILES, BATCH_BYTES, BATCH_FILES, work_settings
 from nanolab_daemon.foresee import Foresight
@@ -112,6 +113,7 @@ def _as_at_start(catalog: Catalog | None, config: Config) -> Catalog | None:
     """Give the ledger as the start of a pass would leave it, which has done again what other settings have made."""
     if catalog is None:
         return None
+    refuse_another_lab(catalog, config.lab.name)
     copy = catalog.copied()
     catalog.close()
     registrar = Registrar(copy, config.paths.stage, config.paths.output, time.time)

@@ -22,6 +22,7 @@ from pathlib import Path
 from nanolab_daemon.errors import EngineError
 
 MANIFEST = "_manifest/manifest.parquet"
+LAB_MARK = ".nanolab-lab"
 """The table of all runs, below the stage root."""
 
 TEMP_FOLDER = ".nanolab-tmp"

@@ -7,12 +7,13 @@ raw file as a first backfill would, and writes only what differs from what lies 
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanolab_daemon import __version__, batch
+from nanolab_daemon import __version__, batch, claim
 from nanolab_daemon.backlog import Rules
 from nanolab_daemon.catalog import FILE_NAME, Catalog, FileRecord, RunRecord
 from nanolab_daemon.config import Config
@@ -55,11 +56,12 @@ def rebuild(
     runs = 0
     terms = Terms(work_settings(config, "rebuild")).of
     with Lock(config.paths.state, COMMAND):
-        _refuse_newer(ledger)
+        _refuse_another(ledger, config.lab.name)
         aside = _put_aside(ledger)
         catalog = Catalog.open(ledger)
         try:
             catalog.set_lab(config.lab.name)
+            claim.mark(config, catalog.ledger_id, anew=True)
             for found in read_published(config, on_read):
                 if isinstance(found, NoRun):
                     passed_over.append(found)
@@ -75,14 +77,20 @@ def rebuild(
     return Rebuilt(aside, runs, tuple(sorted(passed_over, key=lambda one: one.folder)), ended)
 
 
-def _refuse_newer(ledger: Path) -> None:
+def _refuse_another(ledger: Path, lab: str) -> None:
     try:
         catalog = Catalog.open_to_read(ledger)
     except EngineError as error:
         if "newer" in error.message:
             raise
         return  # damaged or older: that is what the command is for
-    if catalog is not None:
+    if catalog is None:
+        return
+    try:
+        claim.refuse_another_lab(catalog, lab)
+    except sqlite3.Error:
+        return  # damaged, too
+    finally:
         catalog.close()
 
 

@@ -275,6 +275,15 @@ def _ask(config: Config) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
 
 
+def idle_pools(live: Mapping[str, Any]) -> list[str]:
+    """Say of each pool that has no worker, and gets none, why."""
+    return [
+        f"No worker of the {pool['name']} pool is there: {pool['start_failure']}."
+        for pool in live.get("pools", ())
+        if pool.get("start_failure") and not pool.get("ready")
+    ]
+
+
 def _health(holder: lock.Holder | None, live: Mapping[str, Any] | None, trouble: str, zone: ZoneInfo) -> str:
     if holder is None:
         return "not running"
@@ -284,6 +293,8 @@ def _health(holder: lock.Holder | None, live: Mapping[str, Any] | None, trouble:
         return f"degraded: {live['degraded']}"
     if live.get("paused"):
         return f"paused since {moment(live['paused_since'], zone)}: {live['paused']}"
+    if idle := idle_pools(live):
+        return f"unwell: {' '.join(idle)}"
     if live.get("frozen"):
         return "partly frozen: " + " ".join(live["frozen"])
     if live.get("unlisted"):

@@ -191,6 +191,8 @@ class FolderPairs:
         for pair in pairs:
             if not all(isinstance(one, str) and one.startswith("/") and "\0" not in one for one in pair):
                 raise ValueError('must be a table of absolute folders, such as { "/srv/lab" = "/mnt/lab" }')
+        if len({here.rstrip("/") for here, _ in pairs}) < len(pairs):
+            raise ValueError("must name each folder once")
         return pairs
 
     def from_text(self, text: str) -> object:

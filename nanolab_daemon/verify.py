@@ -15,12 +15,13 @@ from pathlib import Path
 
 from nanolab_daemon import lock
 from nanolab_daemon.catalog import FILE_NAME, Catalog, RunRecord
+from nanolab_daemon.claim import refuse_another_lab
 from nanolab_daemon.config import Config
 from nanolab_daemon.lane import Answer, Condemned, Lane
 from nanolab_daemon.model import OutputFile
 from nanolab_daemon.names import shown_path
 from nanolab_daemon.pool import Pool
-from nanolab_daemon.publish import MANIFEST, SET_ASIDE, TEMP_FOLDER
+from nanolab_daemon.publish import LAB_MARK, MANIFEST, SET_ASIDE, TEMP_FOLDER
 from nanolab_daemon.sections import LAB_PARTITION
 from nanolab_daemon.tasks import StageJob
 
@@ -143,6 +144,7 @@ class _Look:
             self._notes.append("There is no ledger yet: nothing was published.")
         else:
             try:
+                refuse_another_lab(catalog, self._config.lab.name)
                 self._owner, self._manifest = catalog.ledger_id, catalog.manifest_serial()
                 for run in catalog.runs():
                     self._expect(run)
@@ -230,7 +232,7 @@ class _Look:
             others = sorted(
                 name
                 for name in os.listdir(root)  # noqa: PTH208
-                if not (ours(name) or name in (SET_ASIDE, TEMP_FOLDER) or name.startswith(LAB_PARTITION))
+                if not (ours(name) or name in (SET_ASIDE, TEMP_FOLDER, LAB_MARK) or name.startswith(LAB_PARTITION))
             )
             if others:
                 more = f" and {len(others) - 1} more" if len(others) > 1 else ""

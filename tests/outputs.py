@@ -47,6 +47,7 @@ SEGMENT_COLUMNS = {
 """What it adds to those for a segment."""
 
 TEMPORARY = ".nanolab-tmp"
+LAB_MARK = ".nanolab-lab"
 
 Snapshot = Mapping[str, pl.DataFrame]
 
@@ -56,7 +57,7 @@ def published(root: Path) -> list[str]:
     return sorted(
         str(path.relative_to(root))
         for path in root.rglob("*")
-        if not path.is_dir() and TEMPORARY not in path.relative_to(root).parts
+        if not path.is_dir() and TEMPORARY not in path.relative_to(root).parts and path.name != LAB_MARK
     )
 
 
@@ -67,7 +68,7 @@ def leftovers(*roots: Path) -> list[str]:
         for path in root.rglob("*"):
             inside = path.relative_to(root)
             empty = path.is_dir() and not any(path.iterdir()) and "=" in path.name
-            strange = path.is_file() and path.suffix != ".parquet"
+            strange = path.is_file() and path.suffix != ".parquet" and path.name != LAB_MARK
             if TEMPORARY in inside.parts or empty or strange:
                 found.append(str(path))
     return sorted(found)

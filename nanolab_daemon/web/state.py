@@ -14,6 +14,7 @@ from nanolab_daemon import control
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.config import Config
 from nanolab_daemon.errors import NanolabError
+from nanolab_daemon.report import idle_pools
 
 ANSWER_S = 3.0
 RESCANS_LATE = 3.0
@@ -80,10 +81,9 @@ def health(answer: Mapping[str, Any] | None, trouble: str = "", own: str = "") -
         word = "unwell"
     remarks = [str(answer["trouble"])] if answer.get("trouble") else []
     remarks += _late(answer)
-    for pool in answer.get("pools", ()):
-        if pool.get("start_failure") and not pool.get("ready"):
-            reasons.append(f"No worker of the {pool['name']} pool starts.")
-            word = "unwell" if word == "ok" else word
+    if idle := idle_pools(answer):
+        reasons += idle
+        word = "unwell" if word == "ok" else word
     return Health(not reasons, word, tuple(reasons), tuple(remarks))
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import hosts_rig
 import instrument
 import outputs
 import pytest
@@ -20,7 +23,7 @@ from lab import Lab, assert_converged, toml, until
 from stories.test_convergence import Folder, machine
 from stories.test_several_labs import sharing
 
-from nanolab_daemon import batch, dask_link, publish, verify
+from nanolab_daemon import batch, dask_link, publish, report, verify
 from nanolab_daemon.catalog import FILE_NAME, Catalog
 from nanolab_daemon.dask_link import DaskLink
 from nanolab_daemon.engine import work_settings
@@ -270,6 +273,70 @@ def test_a_late_answer_of_a_lost_worker_changes_nothing(lab: Lab, tmp_path: Path
     assert_as_on_one_machine(lab)
 
 
+def test_a_scheduler_that_takes_calls_and_says_nothing(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up in time; with a fallback the work is done here."""
+    fill(lab, 3)
+    monkeypatch.setattr(dask_link, "CONNECT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        silent = Cluster(tmp_path / "dask")
+        silent.address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(EngineError, match="can't be reached: "):
+            batch.run(on(lab, silent).config, "backfill")
+        batch.run(on(lab, silent, fallback=Fallback.LOCAL).config, "backfill")
+    assert_as_on_one_machine(lab)
+
+
+def test_a_worker_without_the_program_lives_to_tell(lab: Lab, tmp_path: Path) -> None:
+    fill(lab, 3)
+    found = Cluster(tmp_path / "dask")
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import sys\nsys.modules['nanolab_daemon'] = None\n")
+    try:
+        found.start_scheduler()
+        lacking = found.start_worker(environment={"PYTHONPATH": str(site)})
+        with on(lab, found).process():
+            status = until(lambda: (s := lab.status()) and s["pools"][0]["unfit"] and s, 60, "for the verdict")
+            assert "it can't load nanolab-daemon" in next(iter(status["pools"][0]["unfit"].values()))
+            until(lambda: "nobody works" in (lab.home / "daemon.log").read_text(), 60, "for the silence to be told")
+            health = report.status(lab.config, datetime.now(UTC)).health
+            assert health.startswith("unwell: No worker of the stage pool is there")
+            found.start_worker()
+            until(lambda: len(lab.runs()) >= 3, 60)
+            assert lacking.poll() is None
+    finally:
+        found.stop()
+
+
+@pytest.mark.skipif(not hosts_rig.can_be(), reason="hosts are made by root, with iproute2")
+@pytest.mark.parametrize("root", ["raw", "stage"])
+def test_a_worker_that_loses_a_mount_is_not_believed(lab: Lab, tmp_path: Path, root: str) -> None:
+    """What it does not find, and is there, is neither gone nor lost: another one does it, and this one is told of."""
+    fill(lab, 240)
+    runs = len(lab.fresh().runs())
+    found = Cluster(tmp_path / "dask")
+    try:
+        found.start_scheduler()
+        found.start_worker()
+        bad = found.start_worker(within=("unshare", "-m", "--propagation", "private"))
+        on(lab, found)
+        ended: list[Any] = []
+        thread = threading.Thread(target=lambda: ended.append(batch.run(lab.config, "backfill")))
+        thread.start()
+        until(lambda: (lab.state / FILE_NAME).exists() and len(lab.runs()) > 5, 60, "for the first runs")
+        hide = ["nsenter", "-t", str(bad.pid), "-m", "mount", "-t", "tmpfs", "tmpfs", str(getattr(lab, root))]
+        subprocess.run(hide, check=True)
+        thread.join(120)
+        assert ended
+    finally:
+        found.stop()
+    assert ended[0].tally.outcomes["gone"] == 0
+    assert len(lab.runs()) == runs
+    assert_as_on_one_machine(lab)
+
+
 def test_a_scheduler_that_comes_and_goes_costs_nothing(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,8 +353,9 @@ def test_a_scheduler_that_comes_and_goes_costs_nothing(
     try:
         with pytest.raises(EngineError, match="can't be reached"):
             link.open()
-        assert used() == before
+        until(lambda: used() == before)
         found.start_scheduler()
+        link = DaskLink(found.address, work_settings(lab.config, "owner"), PathMap(()))
         link.open()
         until(lambda: link.up)
         connected = used()

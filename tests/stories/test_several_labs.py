@@ -15,10 +15,14 @@ import pytest
 from lab import Lab, assert_converged, toml
 
 import nanolab_daemon as nl
+from nanolab_daemon.backlog import Rules
+from nanolab_daemon.check import check
 from nanolab_daemon.config import Lab as Name
 from nanolab_daemon.config import Paths
 from nanolab_daemon.errors import ConfigError, EngineError
+from nanolab_daemon.findings import Status
 from nanolab_daemon.lake import NoRunsError
+from nanolab_daemon.plan import plan
 from nanolab_daemon.rebuild import rebuild
 from nanolab_daemon.verify import verify
 
@@ -106,6 +110,9 @@ def test_one_without_a_name_stays_where_it_is(tmp_path: Path, east: Lab) -> None
     assert not first.runs().keys() & east.runs().keys()
     assert_sound(first, east)
     assert len(nl.runs(tmp_path)) == 4
+    assert nl.runs(tmp_path, lab="*").collect()["lab"].to_list().count("") == 4
+    assert nl.runs(tmp_path, lab="*").data().collect()["run_id"].n_unique() == 8
+    assert set(nl.runs(tmp_path, lab="").segments().collect()["run_id"]) == first.runs().keys()
     assert set(nl.runs(tmp_path, lab="east").collect().get_column("run_id")) == east.runs().keys()
 
 
@@ -120,9 +127,14 @@ def test_another_name_is_refused(tmp_path: Path, east: Lab) -> None:
         with pytest.raises(ConfigError, match='are of the laboratory "west"'):
             sharing(tmp_path, name, "east").backfill()
     assert renamed.snapshot().keys() == before.keys()
+    for name in ("", "east"):
+        config = sharing(tmp_path, name, "east").config
+        for reader in (verify, rebuild, lambda config: plan(config, Rules())):
+            with pytest.raises(ConfigError, match='are of the laboratory "west"'):
+                reader(config)
+        assert any(one.name == "laboratory" and one.status == Status.FAIL for one in check(config))
     shutil.rmtree(renamed.state)
-    with pytest.MonkeyPatch.context():
-        assert rebuild(renamed.config).runs == 4
+    assert rebuild(renamed.config).runs == 4
     assert renamed.runs().keys() == {path.split("run_id=")[1][:16] for path in before if "run_id=" in path}
 
 
@@ -143,8 +155,27 @@ def test_the_same_name_twice_is_refused(tmp_path: Path, east: Lab) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    again.backfill()  # nobody is at work any more, whatever was left behind
-    assert len(again.runs()) == 6
+    with pytest.raises(ConfigError, match="another laboratory of that name publishes in"):
+        again.backfill()  # nobody is at work any more, and it is another one's all the same
+    assert east.snapshot().keys() == before.keys()
+    assert not again.runs()
+
+
+def test_a_lost_ledger_is_made_anew_where_it_was(east: Lab, tmp_path: Path) -> None:
+    """The same raw folder on the same machine takes its partition over; from elsewhere it has to be told to."""
+    fill(east)
+    east.backfill()
+    shutil.rmtree(east.state)
+    east.backfill()
+    assert len(east.runs()) == 4
+    moved = sharing(tmp_path, "east", "moved")
+    shutil.copytree(east.raw, moved.raw, dirs_exist_ok=True)
+    with pytest.raises(ConfigError, match="verify --rebuild"):
+        moved.backfill()
+    assert rebuild(moved.config).runs == 4
+    assert_sound(moved)
+    with pytest.raises(ConfigError, match="another laboratory of that name"):
+        east.backfill()
 
 
 def test_a_copied_ledger_is_refused(tmp_path: Path, east: Lab) -> None:

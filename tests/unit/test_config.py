@@ -143,6 +143,7 @@ def test_home_is_expanded(write, monkeypatch):
         ('[pools]\nscheduler = "http://lab-server:8786"', ["must be an address"]),
         ('[pools]\nfallback = "remote"', ['pools.fallback = "remote" must be one of "none", "local"']),
         ('[pools]\npath_map = { "srv" = "/mnt" }', ["pools.path_map", "must be a table of absolute folders"]),
+        ('[pools]\npath_map = { "/srv" = "/a", "/srv/" = "/b" }', ["must name each folder once"]),
         ('[pools]\npath_map = ["/srv"]', ["must be a table of absolute folders"]),
         ('[pools]\npath_map = { "/srv" = 1 }', ["must be a table of absolute folders"]),
         ('[lab]\nname = "Nano East"', ["lab.name", "small letters, digits and hyphens"]),
