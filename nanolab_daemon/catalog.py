@@ -41,6 +41,7 @@ _STATES = {str(state): state for state in FileState}
 _ORIGINS = {str(origin): origin for origin in DateOrigin}
 MOST_KEPT = 2048
 """Of the records that an engine has just read or written, so many files and so many runs are kept at hand."""
+GARBLED = "what SQLite says of it holds bytes of its own"  # such as the name of a table, of which garbage was made
 HAS_RUN = frozenset({FileState.STAGED, FileState.SEGMENTED, FileState.DUPLICATE, FileState.SUPERSEDED})
 """States of a file whose bytes hold a run."""
 
@@ -177,6 +178,9 @@ def _opened(path: Path) -> sqlite3.Connection:
         if trouble != "ok":
             raise sqlite3.DatabaseError(trouble)
         migrate(db)
+    except UnicodeDecodeError as error:
+        db.close()
+        raise sqlite3.DatabaseError(GARBLED) from error
     except BaseException:
         db.close()  # an open transaction would lock the next one out
         raise
@@ -240,6 +244,9 @@ class Catalog:
         except sqlite3.DatabaseError as error:
             raise unusable(error, path, "read") from error
         try:
+            # SQLite reads what is lacking of a page as zeros, and of these it makes records without contents.
+            if alone and path.stat().st_size % db.execute("PRAGMA page_size").fetchone()[0]:
+                raise sqlite3.DatabaseError("its last page is cut short")
             made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if made and db.execute("SELECT count(*) FROM meta WHERE key = 'ledger_id'").fetchone()[0]:
                 if (version := version_of(db)) < len(STEPS):
@@ -254,6 +261,9 @@ class Catalog:
         except sqlite3.DatabaseError as error:
             db.close()
             raise unusable(error, path, "read") from error
+        except UnicodeDecodeError as error:
+            db.close()
+            raise unusable(sqlite3.DatabaseError(GARBLED), path, "read") from error
         db.close()
         return None
 
