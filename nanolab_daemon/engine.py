@@ -83,6 +83,9 @@ COMMIT_AFTER_S = 0.1
 TIDY_S = 0.1  # at a time, that a live file does not have to wait
 TIDY_AT_THE_END_S = 2.0  # the next start does the rest
 LONGEST_WAIT_S = 1.0
+MANIFEST_RUNS_A_S = 500
+"""While runs come in; one takes some 50 µs of a worker: the manifest is to cost a few per cent of its time."""
+
 MANIFEST_AGAIN_S = 10.0  # after it has cost workers their lives
 MANIFEST_TRIES = 3  # until another run makes it due
 FAULTS_ALLOWED = 4
@@ -759,8 +762,7 @@ class Engine:
         self._manifest_serial += 1
         self._manifest_began = now
         self._manifest_wanted = self.catalog.manifest_stale = False
-        # A big lab's manifest takes a while: let it cost a few per cent of a worker's time at most.
-        self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.count_runs() / 2000)
+        self._manifest_due = now + max(self.config.manifest.refresh_s, self.catalog.count_runs() / MANIFEST_RUNS_A_S)
         ledger = self.config.paths.state / "ledger.sqlite"
         self.house.offer(ManifestJob(str(ledger), self._manifest_serial), live=True)
 
