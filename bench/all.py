@@ -4,7 +4,7 @@
 
 A backfill of an archive in the lab's mix, in turns with `floor.py`; backfills of archives of tiny files of several
 sizes, for what a file costs in a small one and in a large one; the rerun of each, with nothing to do, beside a bare
-walk; then a daemon on the larger ones: its start, its rest, one scan, and how soon a measurement is there. Wall clocks
+walk; a daemon on the larger ones: its start, its rest, one scan, and how soon a measurement is there. Wall clocks
 are the median of the rounds; CPU is that of all processes, which a busy machine disturbs less. `--write` puts the
 table into RESULTS.md; `--quick` tries it all out on a few files, and proves nothing but that this script works.
 """
@@ -142,11 +142,10 @@ def mixed(home: Path, files: int, rounds: int) -> list[Row]:
     ratio = statistics.median(o.wall_s / f.wall_s for o, f in zip(ours, bare, strict=True))
     what = f"backfill, {files:,} files in the lab's mix, {count:,} Parquet files"
     each = [1e3 * used.cpu_s / files for used in (b, a)]
-    rows = [
+    return [
         Row(f"{what}: wall clock", f"{b.wall_s:.1f} s", f"{a.wall_s:.1f} s", f"{ratio:.2f}", "≤ 1.25"),
         Row("the same: CPU a file", f"{each[0]:.2f} ms", f"{each[1]:.2f} ms", f"{each[0] / each[1]:.2f}"),
     ]
-    return rows
 
 
 def rerun(lab: Lab, files: int, rounds: int) -> list[Row]:
@@ -286,9 +285,9 @@ def main() -> None:
             rows += found
             print(table(found), flush=True)
             if files >= DAEMON_FROM or files == max(args.tiny):
-                found = daemon(lab, files, args.idle_s, args.measurements)
-                rows += found
-                print(table(found), flush=True)
+                lived = daemon(lab, files, args.idle_s, args.measurements)
+                rows += lived
+                print(table(lived), flush=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     called = f"`python bench/all.py {' '.join(sys.argv[1:])}`"

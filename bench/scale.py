@@ -753,6 +753,21 @@ def cluster(given: Given) -> list[Table]:
 USUAL = {"work": 4.6e-3, "task_wall": 1.7e-3, "task_client": 0.4e-3, "engine": 0.62e-3}
 
 
+def encoded(table: Any, notes: dict[str, str]) -> memoryview:
+    """Encode a table of one run as the program does."""
+    from nanolab_daemon import parquet, tables
+    from nanolab_daemon.pages import Same, Values
+
+    constant = dict(tables.RUN)
+    layout = tables.run_layout(tuple(name for name in table.column_names if name not in constant))
+    columns: list[Values] = []
+    for name in layout.names:
+        column = table.column(name).combine_chunks()
+        first = column[0]
+        columns.append(Same(getattr(first, "value", first.as_py())) if name in constant else column)
+    return parquet.encode(layout, columns, table.num_rows, notes)
+
+
 def small(given: Given) -> list[Table]:
     """Ask the same of many small files, as they are published, and of one file a day."""
     import numpy as np
@@ -786,7 +801,7 @@ def small(given: Given) -> list[Table]:
                 day.append(mine)
                 folder = one_each / date / f"run_id={name}"
                 folder.mkdir(parents=True)
-                size[0] += (folder / "part-000.parquet").write_bytes(parquet.encode(mine, notes, texts))
+                size[0] += (folder / "part-000.parquet").write_bytes(encoded(mine, notes))
             (a_day / date).mkdir(parents=True)
             target = a_day / date / "part-000.parquet"
             pq.write_table(pa.concat_tables(day), target, compression="lz4", use_dictionary=texts, store_schema=False)

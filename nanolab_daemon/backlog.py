@@ -213,8 +213,8 @@ class Backlog:
         self._seen.add(listing.folder)
         catalog, mark = self._catalog, listing.mark
         if catalog is not None and not self._rules.force and catalog.is_settled(listing.folder, mark):
-            self._tally.found += len(listing.files)
-            self._tally.known += len(listing.files)
+            self._tally.found += len(listing)
+            self._tally.known += len(listing)
             return
         known = {} if catalog is None else catalog.known_in(listing.folder)
         idle = True

@@ -54,10 +54,14 @@ class Contents:
 
 def fingerprint(status: os.stat_result) -> Fingerprint:
     """Give the part of stat(2) that changes when the content does."""
-    mtime_ns, ctime_ns, inode = status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return fingerprint_of(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def fingerprint_of(size_bytes: int, mtime_ns: int, ctime_ns: int, inode: int) -> Fingerprint:
+    """Do the same with what is known of it already."""
     if inode > _LARGEST or not (-_LARGEST <= mtime_ns <= _LARGEST and -_LARGEST <= ctime_ns <= _LARGEST):
         mtime_ns, ctime_ns, inode = _clamped(mtime_ns), _clamped(ctime_ns), _signed(inode)
-    return Fingerprint._make((status.st_size, mtime_ns, ctime_ns, inode))
+    return Fingerprint._make((size_bytes, mtime_ns, ctime_ns, inode))
 
 
 def _clamped(nanoseconds: int) -> int:

@@ -6,32 +6,60 @@ import fnmatch
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from nanolab_daemon.model import Fingerprint
-from nanolab_daemon.rawfile import fingerprint
+from nanolab_daemon.rawfile import fingerprint_of
 
 _NEVER = re.compile(rb"[.~]|.*\.(?:tmp|part)\Z", re.DOTALL)
 """Hidden files, what editors, office programs and sync tools leave about, and what is still being copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The instrument files directly in one folder, as paths relative to raw; `error` if it can't be listed.
+_NAMES = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+"""How names that come as text become bytes again: `os.fsencode`, which takes thrice as long."""
 
-    `unseen` names what may be an instrument file but could not be looked at.
+_Found = tuple[bytes, int, int, int, int]
+"""Name, size in bytes, times of modification and of change in ns, inode: as stat(2) tells them."""
+
+
+class Listing:
+    """The instrument files directly in one folder; `error` if it can't be listed.
+
+    `unseen` names what may be an instrument file but could not be looked at. Most folders are as they were, which
+    `mark` tells: their files are counted and made into nothing more.
     """
 
-    folder: bytes
-    files: dict[bytes, Fingerprint]
-    error: OSError | None = None
-    unseen: frozenset[bytes] = frozenset()
+    __slots__ = ("_files", "_found", "error", "folder", "unseen")
+
+    def __init__(
+        self,
+        folder: bytes,
+        found: Sequence[_Found] = (),
+        error: OSError | None = None,
+        unseen: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self.folder = folder
+        self.error = error
+        self.unseen = unseen
+        self._found = found
+        self._files: dict[bytes, Fingerprint] | None = None
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def files(self) -> dict[bytes, Fingerprint]:
+        """The files as paths relative to raw."""
+        if self._files is None:
+            above = self.folder + b"/" if self.folder else b""
+            self._files = {above + name: fingerprint_of(*status) for name, *status in self._found}
+        return self._files
 
     @property
     def mark(self) -> int:
         """A number by which this listing is told from another of the same folder, as long as the program runs."""
-        return hash((frozenset(self.files.items()), self.unseen))
+        return hash((frozenset(self._found), self.unseen))
 
 
 class NameTest:
@@ -125,7 +153,7 @@ def walk_changed(
 
 
 def _list(root: bytes, test: NameTest, folder: bytes, memory: Memory | None) -> tuple[Listing, list[bytes]]:
-    files: dict[bytes, Fingerprint] = {}
+    found: list[_Found] = []
     unseen: set[bytes] = set()
     below: list[bytes] = []
     try:
@@ -134,22 +162,29 @@ def _list(root: bytes, test: NameTest, folder: bytes, memory: Memory | None) -> 
             memory[folder] = (status.st_mtime_ns, status.st_ino)
         above = folder + b"/" if folder else b""
         wanted = test.within(folder)
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                name = entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if not _NEVER.match(name):
-                        below.append(above + name)
-                elif wanted(name):
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    except OSError:
-                        unseen.add(above + name)
-                        continue
-                    if stat.S_ISREG(status.st_mode):
-                        files[above + name] = fingerprint(status)
+        # By descriptor: the kernel looks for each file in this folder, and not for the folder first each time.
+        fd = os.open(os.path.join(root, folder), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    name = entry.name.encode(*_NAMES)
+                    if entry.is_dir(follow_symlinks=False):
+                        if not _NEVER.match(name):
+                            below.append(above + name)
+                    elif wanted(name):
+                        try:
+                            status = entry.stat(follow_symlinks=False)
+                        except FileNotFoundError:
+                            continue
+                        except OSError:
+                            unseen.add(above + name)
+                            continue
+                        if stat.S_ISREG(status.st_mode):
+                            found.append(
+                                (name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                            )
+        finally:
+            os.close(fd)
     except OSError as error:
-        return Listing(folder, files, error), []
-    return Listing(folder, files, None, frozenset(unseen)), below
+        return Listing(folder, error=error), []
+    return Listing(folder, found, None, frozenset(unseen)), below

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from nanolab_daemon import manifest, parquet, phases, presence, publish, sweeps, tables
 from nanolab_daemon.model import OutputFile, Segment, SegmentKind
+from nanolab_daemon.pages import Counting, Same, Values
 from nanolab_daemon.tasks import (
     CannotWrite,
     HouseJob,
@@ -85,11 +86,12 @@ def _make(
     outputs: list[OutputFile] = []
     common: dict[str, object] = {key: notes[key] for key in ("run_id", "source_sha256", "version") if key in notes}
     common["segment_kind"] = str(cut.kind)
-    for number, (table, texts) in enumerate(_tables(run, cut)):
-        encoded = parquet.encode(table, common, texts)
+    layout = tables.segment_layout(tuple(run.data.column_names), timed=cut.kind is not SegmentKind.SWEEP)
+    for number, (columns, rows) in enumerate(_tables(run, cut)):
+        encoded = parquet.encode(layout, columns, rows, common)
         name = f"segment={number}/part-000.parquet"
         files[name] = encoded
-        outputs.append(parquet.described(f"{job.target}/{name}", encoded, table.num_rows))
+        outputs.append(parquet.described(f"{job.target}/{name}", encoded, rows))
     outside = run.data.num_rows - sum(file.rows for file in outputs)
     outcome = Segmented(job.run_id, notes["source_sha256"], tuple(outputs), outside, None)
     return outcome, publish.write_bundle(temp, files) if files else None
@@ -115,9 +117,15 @@ def _read(staged: bytes) -> _Run:
     table, notes = parquet.read(staged, wanted)
     values = how.get("constants")
     if values is None:
-        values = {name: table.column(name)[0].as_py() for name, _ in tables.RUN}
+        values = {name: _value(table.column(name)[0]) for name, _ in tables.RUN}
         table = table.drop_columns(list(values))
     return _Run(table, values, notes)
+
+
+def _value(scalar: pa.Scalar) -> Hashable:
+    """Give a value as the notes have it: a moment in µs since 1970."""
+    value: Hashable = scalar.value if isinstance(scalar, pa.TimestampScalar) else scalar.as_py()
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +148,10 @@ def cut_run(run: pa.Table, notes: Mapping[str, str], min_points: int) -> Cut:
     return Cut(kind, phases.cut(values, kind, min_points), times)
 
 
-def _tables(run: _Run, cut: Cut) -> Iterator[tuple[pa.Table, list[str]]]:
-    """Give each segment's rows, the segment columns after the staged ones, and the names of the columns of text."""
-    timed = cut.kind is not SegmentKind.SWEEP
-    layout = tables.segment_layout(tuple(run.data.column_names), timed=timed)
-    data = [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in run.data.columns]
-    longest = max((piece.stop - piece.start for piece in cut.segments), default=0)
-    same = tables.constants(tables.RUN, run.constants, longest)
+def _tables(run: _Run, cut: Cut) -> Iterator[tuple[list[Values], int]]:
+    """Give each segment's columns, those of the segment after the staged ones, and how many rows it has."""
+    data = [_values(column) for column in run.data.columns]
+    same = tables.constants(tables.RUN, run.constants)
     for number, piece in enumerate(cut.segments):
         rows = piece.stop - piece.start
         own: dict[str, Hashable] = {
@@ -156,12 +161,17 @@ def _tables(run: _Run, cut: Cut) -> Iterator[tuple[pa.Table, list[str]]]:
             "segment_v_end": piece.v_end,
             "segment_direction": piece.direction,
         }
-        columns = [column.slice(piece.start, rows) for column in data]
-        columns += [column.slice(0, rows) for column in same]
-        columns += [*tables.constants(tables.SEGMENT, own, rows), tables.counted(rows)]
-        if timed:
-            columns += tables.constants(tables.TIMES, _times(cut, piece), rows)
-        yield pa.Table.from_arrays(columns, schema=layout.schema), layout.texts
+        columns = [one.slice(piece.start, rows) if isinstance(one, pa.Array) else one for one in data]
+        columns += [*same, *tables.constants(tables.SEGMENT, own), Counting()]
+        if cut.kind is not SegmentKind.SWEEP:
+            columns += tables.constants(tables.TIMES, _times(cut, piece))
+        yield columns, rows
+
+
+def _values(column: pa.ChunkedArray) -> Values:
+    if column.null_count == len(column):
+        return Same(None)
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def _times(cut: Cut, piece: Segment) -> dict[str, Hashable]:

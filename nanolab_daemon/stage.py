@@ -15,14 +15,13 @@ from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import pyarrow as pa
-
 from nanolab_daemon import __version__, parquet, publish, rawfile, tables
 from nanolab_daemon.errors import FileRejectedError, HeaderIncompleteError, RejectCause
 from nanolab_daemon.facts import Judged, Lab, judge
 from nanolab_daemon.header import parse_header
 from nanolab_daemon.model import WAITING_WORDS, FileState, Header, Rejection, RunFacts
 from nanolab_daemon.names import shown_path
+from nanolab_daemon.pages import Same, Values
 from nanolab_daemon.procedures import Registry
 from nanolab_daemon.rows import Rows, read_rows
 from nanolab_daemon.settings import escaped
@@ -170,8 +169,8 @@ def _staged(
     names = tuple(name for name, _ in judged.layout)
     layout = tables.run_layout(names)
     constants = _constants(facts, shown_path(job.path))
-    columns = [pa.nulls(rows.count, pa.float64()) if at is None else rows.columns[at] for _, at in judged.layout]
-    columns += tables.constants(tables.RUN, constants, rows.count)
+    columns: list[Values] = [Same(None) if at is None else rows.columns[at] for _, at in judged.layout]
+    columns += tables.constants(tables.RUN, constants)
     notes = _notes(header, rows, judged, sha256)
     if judged.segments is not None:  # with all that the second stage need not read out of the columns
         cut = judged.segments
@@ -183,7 +182,7 @@ def _staged(
             "data": names,
             "constants": constants,
         }
-    encoded = parquet.encode(pa.Table.from_arrays(columns, schema=layout.schema), notes, layout.texts)
+    encoded = parquet.encode(layout, columns, rows.count, notes)
     outcome = Staged(
         fingerprint=contents.fingerprint,
         sha256=sha256,

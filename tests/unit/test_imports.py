@@ -10,7 +10,19 @@ import sys
 import nanolab_daemon
 
 HEAVY = ("polars", "pyarrow", "numpy", "pandas")
-WORKERS_SIDE = {"audit", "facts", "manifest", "tables", "parquet", "phases", "rows", "segment", "stage", "sweeps"}
+WORKERS_SIDE = {
+    "audit",
+    "facts",
+    "manifest",
+    "tables",
+    "pages",
+    "parquet",
+    "phases",
+    "rows",
+    "segment",
+    "stage",
+    "sweeps",
+}
 FOR_ANALYSIS = {"lake"}  # for notebooks: neither parent nor worker
 
 _IMPORT_ALL = """

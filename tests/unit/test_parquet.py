@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanolab_daemon import parquet
+from nanolab_daemon.pages import Same, Values
 
 ANY_DOUBLE = st.integers(0, 2**64 - 1).map(lambda n: struct.unpack("d", struct.pack("Q", n))[0])
 
@@ -20,18 +21,15 @@ ANY_DOUBLE = st.integers(0, 2**64 - 1).map(lambda n: struct.unpack("d", struct.p
 def test_round_trip_to_the_last_bit(values: list[float], text: str) -> None:
     """Numbers keep all their bits, NaN payloads too; text and notes come back as they were."""
     rows = len(values)
-    table = pa.table(
-        {
-            "x (V)": pa.array(values, pa.float64()),
-            "none": parquet.constant(pa.float64(), None, rows),
-            "text": parquet.constant(pa.string(), text, rows),
-            "no text": parquet.constant(pa.string(), None, rows),
-            "at": parquet.constant(pa.timestamp("us", "UTC"), 1757018821635818, rows),
-            "lit": parquet.constant(pa.bool_(), True, rows),
-            "chip": parquet.constant(pa.int64(), 79, rows),
-        }
+    layout = parquet.Layout.of(
+        [
+            *(("x (V)", "float64"), ("none", "float64"), ("text", "string"), ("no text", "string")),
+            *(("at", "moment"), ("lit", "bool"), ("chip", "int64")),
+        ]
     )
-    encoded = parquet.encode(table, {"header": text, "parameters": {"b": text, "a": 1}})
+    columns: list[Values] = [pa.array(values, pa.float64()), Same(None), Same(text), Same(None)]
+    columns += [Same(1757018821635818), Same(True), Same(79)]
+    encoded = parquet.encode(layout, columns, rows, {"header": text, "parameters": {"b": text, "a": 1}})
     back, notes = parquet.read(encoded)
     assert back["x (V)"].to_numpy().tobytes() == struct.pack(f"{rows}d", *values)
     assert back["text"].to_pylist() == [text] * rows
@@ -47,8 +45,9 @@ def test_round_trip_to_the_last_bit(values: list[float], text: str) -> None:
 
 def test_same_table_gives_same_bytes() -> None:
     """Encoding depends on nothing but the table and the notes, so that a run made again has the same hash."""
-    table = pa.table({"x": pa.array([1.0, 2.0])})
-    once, again = (parquet.encode(table, {"b": "1", "a": "2"}) for _ in range(2))
+    layout = parquet.Layout.of([("x", "float64"), ("s", "string")])
+    columns: list[Values] = [pa.array([1.0, 2.0]), Same("a")]
+    once, again = (parquet.encode(layout, columns, 2, {"b": "1", "a": "2"}) for _ in range(2))
     assert bytes(once) == bytes(again)
 
 
