@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import reference
 from inprocess import Folders
@@ -101,6 +104,21 @@ def test_segments_of_a_run(lab: Folders, measurement: Measurement, kind: str) ->
         assert file.rows == frame.height
     assert wanted
     assert done.rows_outside == run.height - sum(piece.stop - piece.start for piece in wanted)
+
+
+@pytest.mark.parametrize("name", ["iv", "it", "itvg"])
+def test_runs_of_older_notes_are_cut_to_the_same(lab: Folders, name: str) -> None:
+    """A staged run whose notes do not tell the constants, as once they did not, has the same segments to the byte."""
+    staged = lab.staged("a.csv", RUNS[name][0].data())
+    usual = {file.path: file.sha256 for file in lab.cut(staged).outputs}
+    path = lab.stage / staged.output.path
+    table, notes = parquet.read(path.read_bytes())
+    how = json.loads(notes["segments"])
+    notes["segments"] = json.dumps({key: how[key] for key in ("kind", "column", "step", "time")})
+    pq.write_table(table.replace_schema_metadata({f"nanolab.{key}": note for key, note in notes.items()}), path)
+    shutil.rmtree(lab.output)
+    lab.make()
+    assert {file.path: file.sha256 for file in lab.cut(staged).outputs} == usual
 
 
 @pytest.mark.parametrize("name", PHASES)
