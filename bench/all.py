@@ -42,6 +42,7 @@ from nanolab_daemon.control import ask
 
 WORKERS = 2
 DAEMON_FROM = 10_000  # files; what is known of fewer costs a daemon nothing that could be measured
+LOOK_S = 300
 WALK = """
 import os, sys
 for folder, _, names in os.walk(sys.argv[1]):
@@ -210,8 +211,10 @@ def daemon(lab: Lab, files: int, idle_s: float, measurements: int) -> list[Row]:
         until(lambda: (lab.status() or {}).get("idle"), 600)
         rows.append(Row(f"start with {files:,} known files, until it answers", f"{listens:.2f} s"))
         rows.append(Row("the same, until all is scanned", f"{time.monotonic() - began:.2f} s"))
-        until(lab.has_looked, 7200)
-        rows.append(Row("the same, until every published file was looked at", f"{time.monotonic() - began:.2f} s"))
+        while not (whole := lab.has_looked()) and time.monotonic() - began < LOOK_S:
+            time.sleep(0.5)  # asking costs the daemon something too
+        looked = f"{time.monotonic() - began:.2f} s" if whole else f"not within {LOOK_S} s, so it goes on below"
+        rows.append(Row("the same, until every published file was looked at", looked))
         lab.wait_quiet(600)
         share, parent, others, scan_s = live.rest(lab, process, idle_s)
         rows.append(Row(f"at rest for {idle_s:.0f} s: all processes", f"{share:.2f} % of one core", goal="≤ 0.3 %"))

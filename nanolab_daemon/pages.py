@@ -181,17 +181,12 @@ def _page(
     header = _page_header(_DATA_PAGE, len(contents), len(stored), 5, _data_page(rows, encoding))
     plain_bytes = len(dictionary) + len(header) + len(contents)
     pages = dictionary + header + stored
-    told = b"".join(
-        (
-            _column(name, kind, encoding, codec),
-            _field(_I64, rows),
-            _field(_I64, plain_bytes),
-            _field(_I64, len(pages)),
-        )
-    )
+    told = _column(name, kind, encoding, codec) + _field(_I64, rows) + _field(_I64, plain_bytes)
+    told += _field(_I64, len(pages))
     return _Chunk(pages, told, len(dictionary), plain_bytes)
 
 
+@lru_cache(maxsize=1024)
 def _levels(rows: int, level: int) -> bytes:
     """Say of each row whether it has a value (1) or is null (0): one run."""
     run = _run(rows, level)
@@ -214,14 +209,8 @@ def _data_page(rows: int, encoding: int) -> bytes:
 
 
 def _page_header(kind: int, plain_bytes: int, stored_bytes: int, number: int, special: bytes) -> bytes:
-    return _struct(
-        {
-            1: (_I32, _whole(kind)),
-            2: (_I32, _whole(plain_bytes)),
-            3: (_I32, _whole(stored_bytes)),
-            number: (_STRUCT, special),
-        }
-    )
+    said = _field(_I32, kind) + _field(_I32, plain_bytes) + _field(_I32, stored_bytes)
+    return said + bytes(((number - 3) << 4 | _STRUCT,)) + special + _END
 
 
 @lru_cache(maxsize=1024)
