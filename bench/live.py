@@ -37,12 +37,13 @@ from nanolab_daemon.config import Watch
 from nanolab_daemon.control import ask
 from nanolab_daemon.tasks import SegmentJob, Staged, StageJob
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
 
 def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """Give the CPU time of a process, that of ended threads too, to the nanosecond.
+
+    /proc/PID/stat counts in ticks, which what is woken by a timer, as a resting daemon is, meets too often.
+    """
+    return time.clock_gettime((~pid << 3) | 2)  # its CPUCLOCK_SCHED, as clock_getcpuclockid(3) makes it
 
 
 def pss_mib(pid: int) -> float:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nanolab_daemon import inotify
 from nanolab_daemon.catalog import Catalog
@@ -78,6 +79,8 @@ class Lookout:
         self._shrunk: dict[bytes, str] = {}
         self._retry_at = 0.0
         self._tried: dict[tuple[bytes, str], bool] = {}
+        self._given: tuple[Any, ...] | None = None  # what the places were last found from
+        self._surveyed: dict[bytes, Place] = {}
 
     def check(self, now: float) -> None:
         """See whether the raw folder, the mounts below it and the watch are what they were, and put it right."""
@@ -98,6 +101,9 @@ class Lookout:
             self._log.info("recovered", **{REASON: self.degraded}, after_s=after_s)
             self.degraded = ""
         identities = {p: self._identity(p) for p, place in places.items() if place.silent or not place.gone}
+        if identities != self._identities:
+            self._given = None  # whether events come from what is there now has to be tried
+            places = self._survey()
         if places != self.places or identities != self._identities:
             self._adopt(places, identities, now)
         elif self._coming is not None:
@@ -218,16 +224,15 @@ class Lookout:
     # -- parts ------------------------------------------------------------------------------------------------------
 
     def _survey(self) -> dict[bytes, Place]:
-        watch = self.config.watch
-        return survey(
-            self._raw.real_path(),
-            watch.mode,
-            self._catalog.places(),
-            table=read_mounts(),
-            hears=self._hears,
-            deaf=self._deaf,
-            silent=self._raw.silent(),
-        )
+        """Find the places; as long as nothing is another than it was, neither are they."""
+        known, silent = tuple(self._catalog.places()), frozenset(self._raw.silent())
+        given = (self._raw.real_path(), self.config.watch.mode, known, read_mounts(), dict(self._deaf), silent)
+        if given == self._given:
+            return self._surveyed
+        self._given = given
+        root, mode, _, table, deaf, _ = given
+        self._surveyed = survey(root, mode, known, table=table, hears=self._hears, deaf=deaf, silent=silent)
+        return self._surveyed
 
     def _identity(self, place: bytes) -> Identity | None:
         """Tell a place by what it is; one that is slow to answer is held to be what it was."""
@@ -241,10 +246,11 @@ class Lookout:
         try:
             here = identity(folder)
         except OSError:
-            return False  # it is tried again
-        key = (os.fsencode(folder), str(here))
+            here = None
         if here is None:
+            self._given = None  # it is tried again
             return False
+        key = (os.fsencode(folder), str(here))
         if key not in self._tried:
             self._tried[key] = self._heard(folder)
         return self._tried[key]
