@@ -37,6 +37,8 @@ from nanolab_daemon.config import Watch
 from nanolab_daemon.control import ask
 from nanolab_daemon.tasks import SegmentJob, Staged, StageJob
 
+AT_WORK_S = 0.01
+
 
 def cpu_s(pid: int) -> float:
     """Give the CPU time of a process, that of ended threads too, to the nanosecond.
@@ -170,7 +172,8 @@ def main() -> None:
 def rest(lab: Lab, daemon: subprocess.Popen[bytes], idle_s: float) -> tuple[float, float, list[float], float]:
     """Leave the daemon alone; give per cent of one core, MiB of it and of each child, CPU seconds of a full scan."""
     workers = [-1.0]
-    while workers[-4:] != workers[-1:] * 4:  # they import what they will need, which is no rest
+    # They import what they will need, which is no rest; but where there is no end of it, the rest is what it is.
+    while len(workers) < 4 or (workers[-1] - workers[-4] > AT_WORK_S and len(workers) < 60):
         time.sleep(1)
         workers.append(sum(map(cpu_s, children(daemon.pid))))
     pids = [daemon.pid, *children(daemon.pid)]
