@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import platform
 import resource
@@ -230,7 +231,7 @@ def daemon(lab: Lab, files: int, idle_s: float, measurements: int) -> list[Row]:
                 ask(lab.state, {"ask": "backfill", "force": True})
                 until(lambda: (lab.status() or {})["queues"]["stage"][0] > 0, 60)
             found = sorted(1e3 * one for one in live.latencies(lab, measurements, seed))
-            spread = found[len(found) // 2], found[min(len(found) - 1, int(len(found) * 0.99))]
+            spread = [found[math.ceil(len(found) * share) - 1] for share in (0.5, 0.99)]
             for part, ms, goal in zip(("p50", "p99"), spread, goals, strict=True):
                 what = f"close to last segment, {words}: {part}"
                 rows.append(Row(what, f"{ms:.1f} ms", f"{bare:.1f} ms bare", f"+{ms - bare:.1f} ms", goal))
@@ -270,7 +271,7 @@ def main() -> None:
     parser.add_argument("--tiny", type=int, nargs="+", default=[3_180, 31_806])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-s", type=float, default=120.0)
-    parser.add_argument("--measurements", type=int, default=100)
+    parser.add_argument("--measurements", type=int, default=300)
     parser.add_argument("--below", type=Path, help="a folder on the disk in question")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--write", action="store_true")

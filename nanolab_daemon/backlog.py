@@ -163,7 +163,8 @@ class Backlog:
                 self._listings.put(listing, timeout=STOP_S / 4)
             except queue.Full:
                 continue
-            self._wake()
+            if self._listings.qsize() < 2:  # who is awake already takes all that there is
+                self._wake()
             return True
         return False
 
