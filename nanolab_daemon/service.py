@@ -6,6 +6,7 @@ Puts the parts together and keeps time. What a file means, when it is done, what
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import signal
@@ -175,6 +176,7 @@ class Daemon:
                     self._turn()
                     self._notifier.starting(time.monotonic())
                 self._notifier.ready()
+                gc.freeze()  # what the start has left stays: no search for garbage need look at it again
                 while not self._stop:
                     self._turn()
                 self._notifier.stopping()

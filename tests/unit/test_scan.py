@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanolab_daemon.rawfile import fingerprint
 from nanolab_daemon.scan import Listing, name_test, walk
@@ -129,3 +132,21 @@ def test_shell_agrees(tmp_path: Path) -> None:
         path.touch()
     told = subprocess.run(["find", ".", "-name", "*.csv"], cwd=tmp_path, capture_output=True, check=True).stdout
     assert sorted(files(tmp_path)) == sorted(line[2:] for line in told.splitlines())
+
+
+NAMES = st.text(st.sampled_from("IVa.~*_csvtmpart12\n"), min_size=1, max_size=12).filter(
+    lambda name: name not in (".", "..")
+)
+PATTERNS = st.lists(st.sampled_from(["*.csv", "IV*", "*_[12].*", "a?*", "*.CSV", "*~", "d/*.csv", "*"]), max_size=3)
+
+
+@given(NAMES, st.sampled_from(["", "d/", ".d/"]), PATTERNS, PATTERNS)
+def test_a_name_counts_as_its_patterns_say(name: str, folder: str, include: list[str], exclude: list[str]) -> None:
+    """One that is wanted and not refused does, as a shell understands patterns; hidden ones never do."""
+
+    def meets(patterns: list[str]) -> bool:
+        return any(fnmatch.fnmatchcase(folder + name if "/" in one else name, one) for one in patterns)
+
+    never = folder == ".d/" or name[0] in ".~" or name.endswith((".tmp", ".part"))
+    counts = meets(include) and not meets(exclude) and not never
+    assert name_test(include, exclude)(os.fsencode(folder + name)) == counts
