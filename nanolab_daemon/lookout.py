@@ -81,18 +81,14 @@ class Lookout:
         self._tried: dict[tuple[bytes, str], bool] = {}
         self._given: tuple[Any, ...] | None = None  # what the places were last found from
         self._surveyed: dict[bytes, Place] = {}
+        self._unsure = False
 
     def check(self, now: float) -> None:
         """See whether the raw folder, the mounts below it and the watch are what they were, and put it right."""
-        places = self._survey()
-        self._raw.set_places(places.values())
-        root = places.get(b"")
-        here = self._identity(b"")
-        words = ""
-        if root is not None and root.gone:
-            words = f"The raw folder is not what it was: {root.gone}."
-        elif here is None:
-            words = f"The raw folder {self.config.paths.raw} is missing or can't be listed."
+        places, identities, words = self._look_round()
+        if not words and identities != self._identities:
+            self._given = None  # whether events come from what is there now has to be tried
+            places, identities, words = self._look_round()
         if words:
             self._degrade(words)
             return
@@ -100,10 +96,6 @@ class Lookout:
             after_s = round(time.time() - self.degraded_since, 1)
             self._log.info("recovered", **{REASON: self.degraded}, after_s=after_s)
             self.degraded = ""
-        identities = {p: self._identity(p) for p, place in places.items() if place.silent or not place.gone}
-        if identities != self._identities:
-            self._given = None  # whether events come from what is there now has to be tried
-            places = self._survey()
         if places != self.places or identities != self._identities:
             self._adopt(places, identities, now)
         elif self._coming is not None:
@@ -223,15 +215,29 @@ class Lookout:
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
+    def _look_round(self) -> tuple[dict[bytes, Place], dict[bytes, Identity | None], str]:
+        """Give the places, what each is, and in words what is wrong with the raw folder itself."""
+        places = self._survey()
+        self._raw.set_places(places.values())
+        root = places.get(b"")
+        here = self._identity(b"")
+        if root is not None and root.gone:
+            return places, {}, f"The raw folder is not what it was: {root.gone}."
+        if here is None:
+            return places, {}, f"The raw folder {self.config.paths.raw} is missing or can't be listed."
+        return places, {p: self._identity(p) for p, place in places.items() if place.silent or not place.gone}, ""
+
     def _survey(self) -> dict[bytes, Place]:
         """Find the places; as long as nothing is another than it was, neither are they."""
         known, silent = tuple(self._catalog.places()), frozenset(self._raw.silent())
         given = (self._raw.real_path(), self.config.watch.mode, known, read_mounts(), dict(self._deaf), silent)
         if given == self._given:
             return self._surveyed
-        self._given = given
+        self._given, self._unsure = None, False
         root, mode, _, table, deaf, _ = given
         self._surveyed = survey(root, mode, known, table=table, hears=self._hears, deaf=deaf, silent=silent)
+        if not self._unsure:
+            self._given = given
         return self._surveyed
 
     def _identity(self, place: bytes) -> Identity | None:
@@ -248,7 +254,7 @@ class Lookout:
         except OSError:
             here = None
         if here is None:
-            self._given = None  # it is tried again
+            self._unsure = True  # it is tried again
             return False
         key = (os.fsencode(folder), str(here))
         if key not in self._tried:

@@ -5,9 +5,9 @@ tables of any shape spends a quarter of a millisecond on such a file, which was 
 module writes that one shape and no other: every column may be null, is all null or not at all, and is one page of
 at most `MOST_ROWS` rows, in one row group, without statistics. All other tables are the library's.
 
-Of the format (https://parquet.apache.org/docs/file-format) it uses what every reader has known for ten years: data
-pages of version 1, PLAIN values compressed by LZ4_RAW where that helps, RLE_DICTIONARY for what is constant. Its
-structures are written in Thrift's compact protocol, field by field in the order of their numbers.
+Of the format (https://parquet.apache.org/docs/file-format) it uses what PyArrow's own files have had, too: data pages
+of version 1, PLAIN values compressed by LZ4_RAW where that helps, RLE_DICTIONARY for what is constant. Its structures
+are written in Thrift's compact protocol, field by field in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import struct
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,13 +44,14 @@ _MAGIC = b"PAR1"
 _END = b"\0"
 _OFFSET = b"\x26"  # a field of 64 bits whose number is two more than the last one's
 _CREATOR = f"nanolab-daemon version {__version__}".encode()
+_REAL = pa.float64()
 _double = struct.Struct("<d").pack
 _lz4 = pa.Codec("lz4_raw")
 
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """A column that holds one value in all rows; None: it is all null."""
+    """A column that holds one value of its kind in all rows; None: it is all null."""
 
     value: Hashable
 
@@ -60,7 +62,7 @@ class Counting:
 
 
 Values: TypeAlias = pa.Array | Same | Counting
-"""A column; an array is one of 64-bit numbers."""
+"""A column; an array is one of float64."""
 
 
 class _Chunk(NamedTuple):
@@ -72,9 +74,17 @@ class _Chunk(NamedTuple):
     plain_bytes: int
 
 
-def fits(columns: Sequence[Values], rows: int) -> bool:
+def fits(kinds: Sequence[Kind], columns: Sequence[Values], rows: int) -> bool:
     """Tell whether a table is of the shape that is written here."""
-    return 0 < rows <= MOST_ROWS and not any(isinstance(one, pa.Array) and one.null_count for one in columns)
+    return 0 < rows <= MOST_ROWS and all(map(_suits, kinds, columns, repeat(rows)))
+
+
+def _suits(kind: Kind, column: Values, rows: int) -> bool:
+    if isinstance(column, Same):
+        return True
+    if isinstance(column, Counting):
+        return kind == "int64"
+    return kind == "float64" and column.type == _REAL and len(column) == rows and not column.null_count
 
 
 def encode(
@@ -149,7 +159,7 @@ def _counting(name: str, rows: int) -> _Chunk:
     return _numbers(name, "int64", np.arange(rows, dtype="<i8").tobytes())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096, typed=True)
 def _constant(name: str, kind: Kind, value: Hashable, rows: int) -> _Chunk:
     """Make a column of one value; a float64 is given as its eight bytes. Its size does not grow with the rows."""
     if value is None:

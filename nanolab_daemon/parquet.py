@@ -56,7 +56,7 @@ def encode(layout: Layout, columns: Sequence[Values], rows: int, notes: Mapping[
         META_PREFIX + key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in notes.items()
     }
-    if pages.fits(columns, rows):
+    if pages.fits(layout.kinds, columns, rows):
         return memoryview(pages.encode(layout.names, layout.kinds, columns, rows, told))
     arrays = [_array(kind, column, rows) for kind, column in zip(layout.kinds, columns, strict=True)]
     table = pa.Table.from_arrays(arrays, names=list(layout.names))

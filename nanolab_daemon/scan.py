@@ -183,22 +183,22 @@ def _list(root: bytes, test: NameTest, folder: bytes, memory: Memory | None) -> 
             with os.scandir(fd) as entries:
                 for entry in entries:
                     name = entry.name.encode(*_NAMES)
-                    if not wanted(name):
-                        if entry.is_dir(follow_symlinks=False) and not _NEVER.match(name):
+                    # Asked first, for what the listing tells itself: a folder that can't be looked at is no file that
+                    # could not be seen, and the folder of a dead share is not looked at.
+                    if entry.is_dir(follow_symlinks=False):
+                        if not _NEVER.match(name):
                             below.append(above + name)
-                        continue
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    except OSError:
-                        unseen.add(above + name)
-                        continue
-                    mode = status.st_mode
-                    if stat.S_ISREG(mode):
-                        found.append((name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
-                    elif stat.S_ISDIR(mode):  # what is wanted is no hidden one
-                        below.append(above + name)
+                    elif wanted(name):
+                        try:
+                            status = entry.stat(follow_symlinks=False)
+                        except FileNotFoundError:
+                            continue
+                        except OSError:
+                            unseen.add(above + name)
+                            continue
+                        if stat.S_ISREG(status.st_mode):
+                            times = status.st_mtime_ns, status.st_ctime_ns
+                            found.append((name, status.st_size, *times, status.st_ino))
         finally:
             os.close(fd)
     except OSError as error:

@@ -119,7 +119,10 @@ def _read(staged: bytes) -> _Run:
     if values is None:
         values = {name: _value(table.column(name)[0]) for name, _ in tables.RUN}
         table = table.drop_columns(list(values))
-    return _Run(table, values, notes)
+    for column in table.schema:
+        if not pa.types.is_float64(column.type):
+            raise ValueError(f"{column.name} is {column.type}")
+    return _Run(table, tables.checked(values), notes)
 
 
 def _value(scalar: pa.Scalar) -> Hashable:

@@ -40,6 +40,14 @@ SEGMENT: Columns = (
 TIMES: Columns = (("segment_t_start_s", "float64"), ("segment_t_end_s", "float64"))
 """Constant over a phase; they come last."""
 
+_TYPES: dict[Kind, type | tuple[type, ...]] = {
+    "string": str,
+    "int64": int,
+    "moment": int,
+    "float64": (int, float),
+    "bool": bool,
+}
+
 
 @lru_cache(maxsize=256)
 def run_layout(data: tuple[str, ...]) -> Layout:
@@ -57,3 +65,15 @@ def segment_layout(data: tuple[str, ...], *, timed: bool) -> Layout:
 def constants(columns: Columns, values: Mapping[str, Hashable]) -> list[Values]:
     """Make columns of one value each."""
     return [Same(values[name]) for name, _ in columns]
+
+
+def checked(values: Mapping[str, Hashable]) -> Mapping[str, Hashable]:
+    """Give what a run's constants are read back as; KeyError or ValueError if they are none."""
+    for name, kind in RUN:
+        value = values[name]
+        if value is None:
+            continue
+        right = isinstance(value, _TYPES[kind]) and isinstance(value, bool) == (kind == "bool")
+        if not right or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 63):
+            raise ValueError(f"{name} is {value!r}")
+    return values

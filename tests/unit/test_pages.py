@@ -80,7 +80,7 @@ def test_it_holds_what_the_library_s_would(
 ) -> None:
     """Names, types, nulls, notes and each bit of the values are those of the file that PyArrow writes."""
     layout, held, rows = table
-    assert pages.fits(held, rows)
+    assert pages.fits(layout.kinds, held, rows)
     ours = parquet.encode(layout, held, rows, notes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "MOST_ROWS", 0)
@@ -155,12 +155,23 @@ def test_what_has_another_shape_is_the_library_s() -> None:
     for numbers in (gaps, gaps.slice(0, 0), long):
         rows = len(numbers)
         held: list[Values] = [numbers, Counting(), Same("µ"), Same(None)]
-        assert not pages.fits(held, rows)
+        assert not pages.fits(layout.kinds, held, rows)
         found = pq.read_table(pa.BufferReader(parquet.encode(layout, held, rows, {})))
         assert found["x"].null_count == numbers.null_count
         assert found["n"].to_pylist() == list(range(rows))
         assert found["s"].to_pylist() == ["µ"] * rows
         assert found["none"].null_count == rows
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int32(), pa.float32(), pa.string(), pa.bool_()])
+def test_numbers_of_another_type_are_the_library_s(kind: pa.DataType) -> None:
+    """What is no float64 is never taken for it, nor a column that is longer than the table."""
+    held: list[Values] = [pa.array([1, 0, 1]).cast(kind)]
+    layout = parquet.Layout.of([("x", "float64")])
+    found = pq.read_table(pa.BufferReader(parquet.encode(layout, held, 3, {})))
+    assert found["x"].to_pylist() == held[0].to_pylist()
+    assert not pages.fits(layout.kinds, [pa.array([1.0, 2.0, 3.0])], 2)
+    assert not pages.fits(("float64",), [Counting()], 3)
 
 
 def test_constant_columns_do_not_grow() -> None:

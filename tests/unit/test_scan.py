@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import subprocess
@@ -150,3 +151,25 @@ def test_a_name_counts_as_its_patterns_say(name: str, folder: str, include: list
     never = folder == ".d/" or name[0] in ".~" or name.endswith((".tmp", ".part"))
     counts = meets(include) and not meets(exclude) and not never
     assert name_test(include, exclude)(os.fsencode(folder + name)) == counts
+
+
+def test_a_folder_named_like_a_file_that_can_not_be_looked_at_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can't be listed, from which nothing follows; as an unseen file it would say that all in it are gone."""
+
+    class Entry:
+        name = "day.csv"
+
+        def is_dir(self, *, follow_symlinks: bool) -> bool:
+            assert not follow_symlinks
+            return True  # which the listing of the folder above tells
+
+        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", lambda _: contextlib.nullcontext([Entry()]))
+    above, below = walk(os.fsencode(tmp_path), CSV)
+    assert (above.unseen, len(above)) == (frozenset(), 0)
+    assert below.folder == b"day.csv"
+    assert below.error is not None

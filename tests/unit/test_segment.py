@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import reference
@@ -17,7 +18,7 @@ from inprocess import Folders
 from instrument import Measurement, it, iv, ivg
 from outputs import SEGMENT_COLUMNS, bits
 
-from nanolab_daemon import parquet, publish
+from nanolab_daemon import parquet, publish, tables
 from nanolab_daemon.header import quantity
 from nanolab_daemon.procedures import PathKind, Registry
 from nanolab_daemon.ramps import set_points
@@ -119,6 +120,34 @@ def test_runs_of_older_notes_are_cut_to_the_same(lab: Folders, name: str) -> Non
     shutil.rmtree(lab.output)
     lab.make()
     assert {file.path: file.sha256 for file in lab.cut(staged).outputs} == usual
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float32(), pa.string()])
+def test_a_staged_file_with_other_types_is_made_anew(lab: Folders, kind: pa.DataType) -> None:
+    """What is none of ours is not cut: its numbers would be read as others."""
+    staged = lab.staged("a.csv", RUNS["iv"][0].data())
+    path = lab.stage / staged.output.path
+    table, notes = parquet.read(path.read_bytes())
+    at = table.schema.get_field_index("I (A)")
+    table = table.set_column(at, "I (A)", pa.array(range(table.num_rows)).cast(kind))
+    pq.write_table(table.replace_schema_metadata({f"nanolab.{key}": note for key, note in notes.items()}), path)
+    (job,) = lab.cut_jobs(SegmentJob(staged.facts.run_id, staged.output.path, "x_segments/x"))
+    assert isinstance(job, StagedFileLost)
+    assert "I (A)" in job.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("proc", 7), ("chip_number", 3.5), ("chip_number", 1 << 63), ("wavelength_nm", "x")]
+)
+def test_constants_are_what_they_are_to_be(name: str, value: object) -> None:
+    """Notes that say something else than a run can are none of ours."""
+    right = dict.fromkeys((one for one, _ in tables.RUN), None)
+    assert tables.checked(right) == right
+    with pytest.raises(ValueError, match=name):
+        tables.checked({**right, name: value})
+    del right[name]
+    with pytest.raises(KeyError):
+        tables.checked(right)
 
 
 @pytest.mark.parametrize("name", PHASES)
