@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import archive
 from dask_lab import Cluster, cluster
+from live import cpu_s
 
 from nanolab_daemon import batch, engine
 from nanolab_daemon.config import Config, Paths, Pools
@@ -71,12 +71,6 @@ def _counted(pool: WorkPool, sent: list[int]) -> WorkPool:  # type: ignore[type-
 
     pool.submit = count  # type: ignore[method-assign]
     return pool
-
-
-def cpu_s(pid: int) -> float:
-    """Give the CPU time of a process so far."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def backfill(raw: Path, pools: Pools, files: int) -> tuple[float, int, str]:

@@ -81,12 +81,11 @@ class NameTest:
         """Make the test for the names in one folder, which is judged but once."""
         if folder and any(_NEVER.match(part) for part in folder.split(b"/")):
             return lambda _: False
-        above = folder + b"/" if folder else b""
-        never, wanted, refused = _NEVER.match, self._wanted, self._refused
         wanted_paths, refused_paths = self._wanted_paths, self._refused_paths
-
         if not (wanted_paths or refused_paths) and self._quick is not None:
             return self._quick
+        above = folder + b"/" if folder else b""
+        never, wanted, refused = _NEVER.match, self._wanted, self._refused
 
         def test(name: bytes) -> bool:
             if not wanted(name) and not (wanted_paths and wanted_paths(above + name)):
